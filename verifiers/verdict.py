@@ -1,0 +1,45 @@
+"""What a judge says about one completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Status = Literal["correct", "wrong", "unparsed", "no_answer", "truncated", "timeout", "error", "unjudged"]
+"""The eight things that can happen; `STATUSES` lists them in the order reports print them."""
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+_JUDGED: frozenset[Status] = frozenset({"correct", "wrong", "unparsed", "no_answer", "truncated", "timeout"})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judgement, complete enough to be shown, counted and stored.
+
+    `correct` and `wrong` mean that an answer was read and compared. `unparsed`: an answer was marked but no
+    comparison could read it. `no_answer`: nothing marked as an answer. `truncated`: the completion was cut before
+    an answer. `timeout`: the comparison ran out of time (counts as not correct). `error`: the judge itself failed;
+    `unjudged`: there is nothing to compare with. The last two say nothing about the completion, so their score is
+    None and they leave every denominator.
+    """
+
+    status: Status
+    extracted: str | None = None
+    """The text taken for the answer, as written."""
+    reason: str = ""
+    """One line for a person: which rule decided."""
+    level: str = "plain"
+    """How it was decided: `plain` (exact forms), `sympy` (killable worker), or a jail level for programs."""
+
+    @property
+    def score(self) -> float | None:
+        """1.0 or 0.0; None where the completion was not judged, which is not zero and is counted apart."""
+        if self.status not in _JUDGED:
+            return None
+        return 1.0 if self.status == "correct" else 0.0
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer was judged right."""
+        return self.status == "correct"

@@ -1,0 +1,64 @@
+"""The exception tree. A message says what, why, and what to do; `exit_code` is what the commands return.
+
+    WorkbenchError            1  failed
+      UsageError              2  wrong flag, key, name or directory (also ValueError)
+        RecipeError           2  a recipe that cannot run (also ValueError)
+      InputError              3  data or model unusable (also ValueError)
+      ResourceError           4  memory or disk (also RuntimeError)
+      TrainingError           1  training cannot go on (also RuntimeError)
+      Interrupted           130  the user stopped; what was done is saved
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkbenchError(Exception):
+    """Base of everything raised on purpose. The text is `WHAT. WHY. DO.`, first line under 120 characters."""
+
+    exit_code = 1
+
+
+class UsageError(WorkbenchError, ValueError):
+    """The command cannot mean what it says."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that constructs is a recipe that runs; this one did not construct."""
+
+
+class InputError(WorkbenchError, ValueError):
+    """A model, data set or prompt that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ResourceError(WorkbenchError, RuntimeError):
+    """Memory or disk ran out; state on disk is intact."""
+
+    exit_code = 4
+
+
+class TrainingError(WorkbenchError, RuntimeError):
+    """Training cannot honestly go on: nothing kept ten times, non-finite gradients in a row."""
+
+
+class Interrupted(WorkbenchError):
+    """The user or the system asked to stop; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int = 2) -> None:
+        """`signal_number` 2 for Ctrl-C, 15 for SIGTERM."""
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A clause for a message about a wrong name: the nearest valid one, then all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Valid: {', '.join(names)}."

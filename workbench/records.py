@@ -1,0 +1,186 @@
+"""The nouns of the workbench. Frozen: judging, gating and scoring wrap a record, nothing edits one.
+
+Units and shapes stand in the field docstrings. Axes: n completion tokens, v vocabulary, h width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+from verifiers import Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Author = Literal["student", "teacher", "dataset"]
+Role = Literal["student", "teacher"]
+StopReason = Literal["stop", "length", "cancelled"]
+"""`stop`: the completion ends with an end token of its author; `length`: it was cut; `cancelled`: the user stopped."""
+
+
+class Message(TypedDict):
+    """One turn of a chat, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question, and everything that might be privileged about it."""
+
+    id: str
+    question: str
+    answer: str | None = None
+    """What a verifier compares with."""
+    solution: str | None = None
+    """A worked solution: privileged."""
+    document: str | None = None
+    """A source text: privileged."""
+    demonstration: str | None = None
+    """A worked example of the task: privileged."""
+    feedback: str | None = None
+    """What an earlier attempt was told: privileged."""
+    tests: tuple[str, ...] = ()
+    """For programs."""
+    difficulty: str | None = None
+    template_kwargs: tuple[tuple[str, str | bool], ...] = ()
+    """Arguments for the chat template that belong to this problem, for both roles."""
+    other: Problem | None = None
+    """Another problem of the same set, matched in solution length: what the control contexts show instead."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A completion: the text somebody wrote after a prompt."""
+
+    problem: Problem
+    author: Author
+    tokens: tuple[int, ...]
+    """Completion only, with its end token if it stopped."""
+    text: str
+    """The decoded completion without its end token."""
+    logprobs: tuple[float, ...] | None
+    """Nats, per token, under the temperature-scaled distribution of the author before top-p or top-k cut it;
+    None: not sampled by us."""
+    stop: StopReason
+    weights_version: int = 0
+    """Optimizer steps the author had seen."""
+    index: int = 0
+    """Which of the problem's rollouts this is, from 0."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A rollout with its verdict, and what the group made of it."""
+
+    rollout: Rollout
+    verdict: Verdict
+    advantage: float = 0.0
+    weight: float = 1.0
+    """0: votes but does not teach (a probe)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a context may look at. Before sampling only `problem` is set."""
+
+    problem: Problem
+    rollout: Rollout | None = None
+    verdict: Verdict | None = None
+    peers: tuple[Judged, ...] = ()
+    """The rest of the group: a context may quote a successful sibling."""
+
+
+class Context(Protocol):
+    """Who sees what: a frozen dataclass or named function from a case to chat messages."""
+
+    needs: frozenset[str]
+    """Names of the `Problem` fields it shows; a dotted `other.solution` is the other problem's."""
+    thinking: bool | None
+    """What the chat template is told as `enable_thinking`; None says nothing."""
+
+    def __call__(self, case: Case) -> list[Message]:
+        """The chat that ends where the completion begins."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a role writes. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 cut nothing."""
+
+    max_new_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion somebody wants: who writes, what they see, which of the group it is."""
+
+    problem: Problem
+    context: Context
+    author: Author = "student"
+    index: int = 0
+    seed: tuple[int, ...] = (0,)
+    """Everything the random draws of this completion depend on, beside the problem id and `index`."""
+
+
+class Generator(Protocol):
+    """Something that writes completions: the engine, or a server behind the same door."""
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = ...
+    ) -> list[Rollout]:
+        """One rollout a request, in the order asked; `stopped` is polled at every token."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """What is known about a chunk of n completion tokens without keeping the vocabulary. All detached, all (n,)."""
+
+    ids: Tensor
+    position: Tensor
+    """From 0 at the first completion token of its rollout."""
+    student_logp: Tensor
+    """log p_S(y_t), nats."""
+    teacher_logp: Tensor | None
+    """log p_T(y_t), nats; None where no teacher scored."""
+    behaviour: Tensor
+    """log-prob of y_t under the sampler that wrote it, nats; NaN where it was not sampled by us."""
+    advantage: Tensor
+    student_entropy: Tensor | None = None
+    """Nats; only where a part asks for it."""
+    teacher_entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`TokenStats` with both whole distributions: what a term sees on the generic path and in the reference."""
+
+    stats: TokenStats
+    student: Tensor
+    """(n, v) log-probs, nats, with gradient."""
+    teacher: Tensor | None
+    """(n, v) log-probs, nats, without gradient."""
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """teacher <- (1 - rate) * teacher + rate * student after every `every`-th optimizer step; 0 never."""
+
+    every: int
+    rate: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot mean anything. Raises ValueError."""
+        if self.every < 0 or not 0.0 <= self.rate <= 1.0:
+            raise ValueError(f"Refresh(every={self.every}, rate={self.rate}): every >= 0 and 0 <= rate <= 1.")
+
+    def due(self, step: int) -> bool:
+        """Whether the teacher moves after optimizer step `step` (the first is 1)."""
+        return self.every > 0 and step > 0 and step % self.every == 0
