@@ -1,0 +1,172 @@
+"""How sure a number is. The unit of chance is the problem: its seeds are averaged before anything else.
+
+Pooling completions lets a problem with many of them vote more often and makes intervals too narrow; every
+function here but `wilson` takes values by problem and cannot be given a pool. Numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = Mapping[str, Sequence[float | None]]
+"""Problem id -> one number a rollout. None: not judged, which leaves the denominator."""
+
+DRAWS = 10_000
+CONFIDENCE = 0.95
+_BLOCK = 2_000_000
+
+FEWEST = 6
+"""Five differences of one sign happen by chance in 1 of 16 cases, six in 1 of 32: with fewer problems than this
+no 95 % statement is possible, whatever a bootstrap of them prints."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95 % interval, and how many problems it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = ""
+
+    @property
+    def clear_of_zero(self) -> bool:
+        """Whether a difference can be told from none."""
+        return self.clear_of(0.0)
+
+    def clear_of(self, reference: float) -> bool:
+        """Whether the interval leaves out `reference` (1 for a ratio)."""
+        return self.n >= FEWEST and (self.low > reference or self.high < reference)
+
+    def text(self, digits: int = 2, *, signed: bool = False) -> str:
+        """`0.41 nat/token [0.38, 0.45]`."""
+        sign = "+" if signed else ""
+        number = f"{self.value:{sign}.{digits}f}" + (f" {self.unit}" if self.unit else "")
+        return f"{number} [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def wilson(correct: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share and its Wilson score interval: stays inside [0, 1] and is honest at 0 of n. 0 of 0 is NaN."""
+    if not 0 <= correct <= n:
+        raise ValueError(f"{correct} of {n} is no share.")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    z, share = NormalDist().inv_cdf((1 + confidence) / 2), correct / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the formula gives 0 and 1 exactly; floating point does not.
+    low = 0.0 if correct == 0 else max(0.0, middle - half)
+    high = 1.0 if correct == n else min(1.0, middle + half)
+    return Estimate(share, low, high, n)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that one of k rollouts drawn from n without replacement is correct: 1 - C(n-c, k) / C(n, k).
+
+    As a product, because the binomials overflow. Raises ValueError for k > n: no unbiased estimate exists.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@{k} of {correct} correct among {n}: needs 0 <= correct <= n and 1 <= k <= n.")
+    if n - correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))
+
+
+def mean_at_k(scores: Scores) -> float:
+    """Mean over problems of the mean over a problem's rollouts; NaN where nothing was judged."""
+    means = problem_means(scores)
+    return float(np.mean(list(means.values()))) if means else math.nan
+
+
+def problem_means(scores: Scores) -> dict[str, float]:
+    """A problem's mean over its judged rollouts; problems without any are left out."""
+    judged = {key: [float(v) for v in values if v is not None] for key, values in scores.items()}
+    return {key: sum(judged[key]) / len(judged[key]) for key in sorted(judged) if judged[key]}
+
+
+def bootstrap_mean(scores: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = "") -> Estimate:
+    """The mean over problems with a percentile interval from resampling problems."""
+    means = np.array(list(problem_means(scores).values()))
+    return _interval(lambda rows: means[rows].mean(-1), len(means), seed, draws, unit)
+
+
+def paired_bootstrap(
+    before: Scores, after: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = ""
+) -> Estimate:
+    """Mean of (after - before) over the same problems, resampled together: a problem's difficulty cancels.
+
+    A problem unjudged on one side is left out of both. Raises ValueError where the two are not about the same
+    problems.
+    """
+    old, new = _paired(before, after)
+    change = new - old
+    return _interval(lambda rows: change[rows].mean(-1), len(change), seed, draws, unit)
+
+
+def bootstrap_ratio(
+    numerator: Scores, denominator: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = ""
+) -> Estimate:
+    """mean(numerator) / mean(denominator) over the same problems: tokens after by tokens before, say.
+
+    The ratio of means, not the mean of ratios, which one short problem can own. Raises ValueError where a
+    denominator is not positive.
+    """
+    below, above = _paired(denominator, numerator)
+    if (below <= 0).any():
+        raise ValueError("a ratio needs a positive denominator for every problem.")
+    return _interval(lambda rows: above[rows].mean(-1) / below[rows].mean(-1), len(below), seed, draws, unit)
+
+
+def needed_n(
+    difference: float, deviation: float, *, confidence: float = CONFIDENCE, power: float = 0.8
+) -> int:
+    """Problems needed to see a paired `difference`, given the standard deviation of differences by problem.
+
+    Two points of accuracy with deviation 0.5: 4906.
+    """
+    if difference == 0 or deviation < 0:
+        raise ValueError("needs a difference other than 0 and a deviation of 0 or more.")
+    normal = NormalDist()
+    z = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)
+    return max(FEWEST, math.ceil((z * deviation / difference) ** 2))
+
+
+def _paired(before: Scores, after: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if before.keys() != after.keys():
+        only = sorted(before.keys() ^ after.keys())
+        raise ValueError(f"not the same problems on both sides: {len(only)} differ (first: {only[0]}).")
+    old, new = problem_means(before), problem_means(after)
+    both = [key for key in old if key in new]
+    return np.array([old[key] for key in both]), np.array([new[key] for key in both])
+
+
+def _interval(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], n: int, seed: int, draws: int, unit: str
+) -> Estimate:
+    """Percentile interval of a statistic of row numbers; one problem or none says nothing about the next."""
+    if n == 0:
+        return Estimate(math.nan, -math.inf, math.inf, 0, unit)
+    value = float(statistic(np.arange(n)))
+    if n == 1:
+        return Estimate(value, -math.inf, math.inf, 1, unit)
+    generator = np.random.default_rng(seed)
+    block = max(1, _BLOCK // n)  # bounds the index array
+    parts = [
+        statistic(generator.integers(0, n, (min(block, draws - start), n)))
+        for start in range(0, draws, block)
+    ]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.concatenate(parts), [tail, 100 - tail])
+    return Estimate(value, float(low), float(high), n, unit)
