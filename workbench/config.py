@@ -1,0 +1,242 @@
+"""How to run: `RunConfig`, one flat frozen record. What the method is stands in a `Recipe`; the two never mix.
+
+A field that is None leaves the choice to the recipe (or to the model, where its docstring says so). Field names are
+the flags with `_` for `-`; docstrings are the help text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workbench.errors import UsageError, nearest
+from workbench.records import Problem
+
+ALIASES = {
+    "model_name_or_path": "model",
+    "dataset_name": "problems",
+    "max_steps": "steps",
+    "num_generations": "group",
+    "max_completion_length": "max_new_tokens",
+    "learning_rate": "lr",
+    "run_name": "name",
+    "report_to": "track",
+}
+"""Flag names of TRL and transformers whose meaning is the same, and nothing else."""
+
+THIS_TIME_ONLY = frozenset({"resume", "fresh", "dry_run", "debug"})
+"""Fields that say what one start of the command does: a stored configuration that is used again leaves them out."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA on every linear layer: W + (alpha / rank) B A."""
+
+    rank: int = 16
+    alpha: float = 32.0
+
+
+def parse_adapter(text: str) -> Adapter | None:
+    """`none` or `lora[:r=16,alpha=32]`. Raises UsageError."""
+    if text == "none":
+        return None
+    found = re.fullmatch(r"lora(?::([a-z]+=[0-9.]+(?:,[a-z]+=[0-9.]+)*))?", text)
+    options = dict(pair.split("=") for pair in (found[1] or "").split(",") if pair) if found else {}
+    if found and set(options) <= {"r", "alpha"}:
+        try:
+            rank = int(options.get("r", "16"))
+            adapter = Adapter(rank, float(options.get("alpha", 2 * rank)))
+        except ValueError:
+            adapter = Adapter(0)
+        if adapter.rank >= 1 and adapter.alpha > 0:
+            return adapter
+    raise UsageError(
+        f"--adapter {text!r} is no adapter. It is none, lora, or lora with a whole rank and a positive alpha. "
+        "Write --adapter lora:r=16,alpha=32"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Distil a model against its own privileged view."""
+
+    model: str = "smollm2"
+    """Hub id, HF folder, .gguf file, adapter folder, or smollm2 (embedded). Also --model-name-or-path."""
+    chat_template: str | None = None
+    """A Jinja file to use as the chat template of both roles, for a tokenizer that has none."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute type; auto is float32 on CPU, bfloat16 on an accelerator. The trained weights stay float32."""
+    engine: Literal["hf"] = "hf"
+    """Who generates."""
+    adapter: str | None = None
+    """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
+
+    problems: str = "arithmetic"
+    """Generated family, jsonl[.gz] or parquet file, or hub id. Also --dataset-name."""
+    split: str | None = None
+    """Which split of a hub data set; train where it has one."""
+    limit: int | None = None
+    """Use only the first N problems."""
+    columns: tuple[str, ...] = ()
+    """Which column is what, where names do not say it: problem=question solution=answer_cot."""
+    require: tuple[str, ...] = ()
+    """Drop problems that lack one of these fields: --require solution,document."""
+    max_prompt_tokens: int | None = None
+    """Drop problems whose prompt is longer in either role; without it a prompt too long for the model is an error."""
+    held_out: str | None = None
+    """A problem set to evaluate on, given as --problems is; otherwise some of the problems are kept apart."""
+
+    recipe: str = "opsd"
+    """The method: a name from `python -m workbench`."""
+    set: tuple[str, ...] = ()
+    """Change one part of the recipe: path=value, e.g. terms.0.divergence.teacher_weight=0.3. Repeatable."""
+    verifier: Literal["strict", "lenient"] = "strict"
+    """How answers are judged."""
+
+    steps: int = 4
+    """Optimizer steps. Also --max-steps."""
+    minutes: float | None = None
+    """Stop after this time, if the steps are not done before."""
+    batch: int | None = None
+    """Problems a step."""
+    group: int | None = None
+    """Rollouts a problem. Also --num-generations."""
+    max_new_tokens: int | None = None
+    """Tokens a rollout may have. Also --max-completion-length."""
+    temperature: float | None = None
+    """Sampling temperature of the rollouts; both roles are compared at it."""
+    top_p: float | None = None
+    """Nucleus sampling of the rollouts."""
+    lr: float | None = None
+    """Learning rate. Also --learning-rate."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float | None = None
+    """AdamW's weight decay."""
+    max_grad_norm: float | None = None
+    """Clip the gradient's norm to this."""
+    micro_tokens: int | None = None
+    """Tokens scored at once: memory against speed, never the result. Without it, what fits."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: int = 0
+    """Every random draw depends on it."""
+
+    eval_problems: int = 48
+    """Held-out problems to evaluate on; 0 evaluates nothing."""
+    eval_tokens: int | None = None
+    """Tokens an evaluated completion may have; as many as a rollout if not given."""
+    eval_every: int = 0
+    """Evaluate every N steps; 0 only before and after."""
+
+    name: str | None = None
+    """The run's directory below --output; made up if not given. Also --run-name."""
+    output: str = "runs"
+    """Where run directories lie."""
+    resume: bool = False
+    """Go on from the newest sound checkpoint of the run --name, with its stored configuration."""
+    fork: str | None = None
+    """Start a new run from the weights of this run directory."""
+    fresh: bool = False
+    """If the name is taken, move the old run aside; nothing is deleted."""
+    save_every: int = 50
+    """Write a checkpoint every N steps, and at the end."""
+    keep: int = 2
+    """Checkpoints kept."""
+    track: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
+    """Where numbers go beside the run directory. Also --report-to."""
+    progress: Literal["auto", "live", "plain", "json", "quiet"] = "auto"
+    """How progress is shown; auto is live on a wide terminal, else plain."""
+    dry_run: bool = False
+    """Check everything up to the first step, show both prompts and the estimates, write nothing."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant. Raises UsageError with the flag's name."""
+        for name, (low, high, words) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{flag(name)} {value} is out of range. It is {words}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                value = getattr(self, name)
+                raise UsageError(f"{flag(name)} {value!r} is not one of its values. {nearest(str(value), choices)}")
+        if self.adapter is not None:
+            parse_adapter(self.adapter)
+        self._check_problem_fields()
+        self._check_directories()
+
+    def _check_problem_fields(self) -> None:
+        for pair in self.columns:
+            name, equals, column = pair.partition("=")
+            if not equals or not column:
+                raise UsageError(
+                    f"--columns {pair!r} has no '='. It says field=column. Write --columns problem=question"
+                )
+            if name not in COLUMN_FIELDS:
+                raise UsageError(f"--columns: no field '{name}'. {nearest(name, COLUMN_FIELDS)}")
+        for name in self.require:
+            if name not in COLUMN_FIELDS:
+                raise UsageError(f"--require: no field '{name}'. {nearest(name, COLUMN_FIELDS)}")
+
+    def _check_directories(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
+            raise UsageError(
+                f"--name {self.name!r} cannot be a run's name. It has up to 100 letters, digits, underscores, dots and "
+                f"dashes, a letter or digit first. Try --name {_safe_name(self.name)}"
+            )
+        asked = [flag(name) for name in ("resume", "fresh") if getattr(self, name)]
+        asked += ["--fork"] if self.fork is not None else []
+        if len(asked) > 1:
+            raise UsageError(
+                f"{' and '.join(asked)} contradict each other. --resume goes on with a run, --fork starts another from "
+                f"its weights, --fresh starts over. Give one of them."
+            )
+
+
+COLUMN_FIELDS = frozenset(
+    {"problem", "chat_template_kwargs"}
+    | {f.name for f in dataclasses.fields(Problem)} - {"question", "template_kwargs", "other"}
+)
+"""What a column can be, in the words of the file formats: `Problem`'s fields, its question called `problem`."""
+
+_COUNT = (1, 10**12, "a whole number from 1 on")
+_FROM_ZERO = (0, 10**12, "a whole number from 0 on")
+_POSITIVE = (1e-12, 1e12, "a positive number")
+_RANGES: dict[str, tuple[float, float, str]] = {
+    **dict.fromkeys(("limit", "max_prompt_tokens", "batch", "group", "max_new_tokens", "micro_tokens"), _COUNT),
+    **dict.fromkeys(("eval_tokens", "save_every", "keep"), _COUNT),
+    **dict.fromkeys(("steps", "warmup_steps", "eval_problems", "eval_every"), _FROM_ZERO),
+    **dict.fromkeys(("minutes", "temperature"), _POSITIVE),
+    "max_grad_norm": (1e-12, math.inf, "a positive number; inf clips nothing"),
+    "lr": (0.0, 1.0, "a number from 0 to 1; papers here use 1e-6 to 2e-4"),
+    "top_p": (1e-6, 1.0, "a number above 0 and up to 1; 1 cuts nothing"),
+    "weight_decay": (0.0, 1e3, "a number from 0 on"),
+    "seed": (0, 2**63 - 1, "a whole number from 0 on"),
+}
+
+HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)
+"""Field -> type."""
+_CHOICES = {name: typing.get_args(hint) for name, hint in HINTS.items() if typing.get_origin(hint) is Literal}
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain JSON values, every field: what `run.json` stores under `config`."""
+    values = dataclasses.asdict(config)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _safe_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")[:100] or "run-1"

@@ -1,0 +1,43 @@
+"""`python -m workbench.opsd`: distil a model against its own privileged view.
+
+Parses, says what it is about to do, and only then loads anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from workbench import __version__
+from workbench.cli import parse, run_command
+from workbench.config import RunConfig
+from workbench.text import printable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _main(arguments), debug="--debug" in arguments)
+
+
+def _main(argv: Sequence[str]) -> int:
+    config = parse(argv)
+    if config.progress not in ("quiet", "json"):
+        print(printable(heading(config)), file=sys.stderr, flush=True)
+    # torch takes seconds, transformers more. The recipe needs only the former, so a misspelt one is answered first.
+    from workbench.overrides import choose
+
+    choose(config.recipe, config.set)
+    from workbench.train.job import run
+
+    return run(config, config.set)
+
+
+def heading(config: RunConfig) -> str:
+    """One line on what was asked for, all known before anything is loaded."""
+    name = f"run {config.output}/{config.name}" if config.name else f"a new run in {config.output}/"
+    return f"workbench {__version__}  {config.recipe}  {config.model}  {config.problems}  {name}: loading"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
