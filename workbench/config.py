@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workbench.errors import UsageError, nearest
-from workbench.records import Problem
 
 ALIASES = {
     "model_name_or_path": "model",
@@ -37,25 +36,27 @@ class Adapter:
     """LoRA on every linear layer: W + (alpha / rank) B A."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
 
 
 def parse_adapter(text: str) -> Adapter | None:
-    """`none` or `lora[:r=16,alpha=32]`. Raises UsageError."""
+    """`none` or `lora[:r=16,alpha=32]`; alpha alone defaults to twice the rank. Raises UsageError."""
     if text == "none":
         return None
-    found = re.fullmatch(r"lora(?::([a-z]+=[0-9.]+(?:,[a-z]+=[0-9.]+)*))?", text)
-    options = dict(pair.split("=") for pair in (found[1] or "").split(",") if pair) if found else {}
-    if found and set(options) <= {"r", "alpha"}:
-        try:
-            rank = int(options.get("r", "16"))
-            adapter = Adapter(rank, float(options.get("alpha", 2 * rank)))
-        except ValueError:
-            adapter = Adapter(0)
-        if adapter.rank >= 1 and adapter.alpha > 0:
-            return adapter
+    kind, colon, rest = text.partition(":")
+    pairs = [part.partition("=")[::2] for part in rest.split(",")] if colon else []
+    options = {key: int(value) for key, value in pairs if re.fullmatch("[0-9]{1,6}", value)}
+    rank = options.get("r", 16)
+    adapter = Adapter(rank, options.get("alpha", 2 * rank))
+    if (
+        kind == "lora"
+        and len(options) == len(pairs)
+        and options.keys() <= {"r", "alpha"}
+        and min(rank, adapter.alpha) > 0
+    ):
+        return adapter
     raise UsageError(
-        f"--adapter {text!r} is no adapter. It is none, lora, or lora with a whole rank and a positive alpha. "
+        f"--adapter {text!r} is no adapter. It is none, or lora with a rank and an alpha from 1 on. "
         "Write --adapter lora:r=16,alpha=32"
     )
 
@@ -70,8 +71,8 @@ class RunConfig:
     """A Jinja file to use as the chat template of both roles, for a tokenizer that has none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute type; auto is float32 on CPU, bfloat16 on an accelerator. The trained weights stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type the weights are held in; auto is float32, but bfloat16 on a GPU when only an adapter trains."""
     engine: Literal["hf"] = "hf"
     """Who generates."""
     adapter: str | None = None
@@ -170,21 +171,7 @@ class RunConfig:
                 raise UsageError(f"{flag(name)} {value!r} is not one of its values. {nearest(str(value), choices)}")
         if self.adapter is not None:
             parse_adapter(self.adapter)
-        self._check_problem_fields()
         self._check_directories()
-
-    def _check_problem_fields(self) -> None:
-        for pair in self.columns:
-            name, equals, column = pair.partition("=")
-            if not equals or not column:
-                raise UsageError(
-                    f"--columns {pair!r} has no '='. It says field=column. Write --columns problem=question"
-                )
-            if name not in COLUMN_FIELDS:
-                raise UsageError(f"--columns: no field '{name}'. {nearest(name, COLUMN_FIELDS)}")
-        for name in self.require:
-            if name not in COLUMN_FIELDS:
-                raise UsageError(f"--require: no field '{name}'. {nearest(name, COLUMN_FIELDS)}")
 
     def _check_directories(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
@@ -200,12 +187,6 @@ class RunConfig:
                 f"its weights, --fresh starts over. Give one of them."
             )
 
-
-COLUMN_FIELDS = frozenset(
-    {"problem", "chat_template_kwargs"}
-    | {f.name for f in dataclasses.fields(Problem)} - {"question", "template_kwargs", "other"}
-)
-"""What a column can be, in the words of the file formats: `Problem`'s fields, its question called `problem`."""
 
 _COUNT = (1, 10**12, "a whole number from 1 on")
 _FROM_ZERO = (0, 10**12, "a whole number from 0 on")

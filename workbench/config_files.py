@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.config import ALIASES, HINTS, THIS_TIME_ONLY, RunConfig, as_dict
+from workbench.config import ALIASES, HINTS, THIS_TIME_ONLY, RunConfig, as_dict, flag
 from workbench.errors import UsageError, nearest
 
 Layer = dict[str, Any]
@@ -92,10 +92,10 @@ def from_text(key: str, text: str) -> Any:
         if inner is bool:
             return {"true": True, "false": False}[text.lower()]
     except (ValueError, KeyError) as error:
-        raise UsageError(f"--{key.replace('_', '-')} {text!r} does not fit. It takes {wanted(key)}.") from error
+        example = "8" if inner is int else "0.5"
+        raise UsageError(f"{flag(key)} {text!r} does not fit. It takes {wanted(key)}: {flag(key)} {example}") from error
     if typing.get_origin(inner) is Literal and text not in typing.get_args(inner):
-        flag = f"--{key.replace('_', '-')}"
-        raise UsageError(f"{flag} {text!r} is not one of its values. {nearest(text, typing.get_args(inner))}")
+        raise UsageError(f"{flag(key)} {text!r} is not one of its values. {nearest(text, typing.get_args(inner))}")
     return text
 
 
