@@ -214,8 +214,8 @@ def fold(text: str) -> str:
     first, newline, rest = text.partition("\n")
     if len(first) <= WIDTH:
         return text
-    cut = max((m.end() for m in re.finditer(r"[.?:;] ", first[: WIDTH + 1])), default=0)
-    cut = cut if cut > len("error: ") + 1 else first.rfind(" ", 0, WIDTH + 1) + 1
+    cut = max((m.end() for m in re.finditer(r"[.?;] ", first[: WIDTH + 1])), default=0)
+    cut = cut or first.rfind(" ", 0, WIDTH + 1) + 1
     return f"{first[:cut].rstrip()}\n{first[cut:]}{newline}{rest}" if cut > 0 else text
 
 
