@@ -1,0 +1,278 @@
+r"""Which column is the question, which the solution, which the answer; and a row made into a problem.
+
+First match by name. Two columns that could both be meant and differ in some row are an error, never a guess.
+GSM8K's `answer` is the solution before `####` and the answer after it; without an answer column the solution is
+searched for `####`, then for its last `\boxed{}`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from workbench.errors import InputError, UsageError, nearest
+from workbench.problems.reading import Row, Rows
+from workbench.records import Problem
+
+CANDIDATES: Mapping[str, tuple[str, ...]] = {
+    "problem": ("problem", "question", "prompt", "messages", "input"),
+    "solution": ("solution", "answer_cot", "privileged_context", "rationale"),
+    "answer": ("answer", "final_answer"),
+    "document": ("document",),
+    "demonstration": ("demonstration",),
+    "feedback": ("feedback",),
+    "tests": ("tests",),
+    "id": ("id",),
+    "difficulty": ("difficulty",),
+    "chat_template_kwargs": ("chat_template_kwargs",),
+}
+"""Field of a problem, as `--columns` calls it, and the column names it is looked for under."""
+
+TEXTS = ("problem", "solution", "answer", "document", "demonstration", "feedback", "id", "difficulty")
+"""Fields that hold text; `tests` and `chat_template_kwargs` have readers of their own."""
+
+
+class UnusableRow(Exception):
+    """This row cannot be a problem; the text says why and is counted."""
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """Where each field comes from."""
+
+    columns: Mapping[str, str]
+    """Field and column, dotted into nested values."""
+    marked: bool
+    """The answer column holds worked texts ending in `#### answer`."""
+    from_solution: str | None
+    """The mark after which the solution states the answer, where no column does."""
+    unused: tuple[str, ...]
+    n_chats: int = 0
+    """Rows whose chat has turns beside the question, such as a system turn: those are not shown."""
+
+    def __str__(self) -> str:
+        """What is printed: `problem=question solution=answer (before ####) answer=answer (after ####)`."""
+        shown = []
+        for field in CANDIDATES:
+            column = self.columns.get(field)
+            if field == "answer" and self.from_solution:
+                shown.append(f"answer={self.columns['solution']} ({self.from_solution})")
+            elif column is not None:
+                part = {"solution": " (before ####)", "answer": " (after ####)"}.get(field, "")
+                split = self.marked and column == self.columns.get("answer")
+                shown.append(f"{field}={column}{part if split else ''}")
+        chats = f"; the other turns of {self.n_chats} chats are not shown" if self.n_chats else ""
+        return " ".join(shown) + chats + (f"; not used: {', '.join(self.unused)}" if self.unused else "")
+
+
+def parse_columns(text: str | Iterable[str]) -> dict[str, str]:
+    """`problem=question solution=metadata.answer_cot` as a mapping; an empty column leaves a field out."""
+    pairs = text.split() if isinstance(text, str) else [pair for item in text for pair in item.split()]
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"--columns {pair} names no column. Write field=column, such as solution=answer_cot.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def map_columns(read: Rows, given: Mapping[str, str] | None = None) -> ColumnMap:
+    """The mapping for these rows; raises UsageError for a wrong name and InputError for an ambiguous one."""
+    present = list({name: None for row in read.rows for name, value in row.items() if value is not None})
+    chosen = _checked(read, dict(given or {}), present)
+    for field in CANDIDATES:
+        if field not in chosen:
+            chosen[field] = _first_match(read, field, present)
+    columns = {field: column for field, column in chosen.items() if column}
+    if "problem" not in columns:
+        raise InputError(
+            f"{read.label} has no question: it has {', '.join(present) or 'nothing'}, and none of "
+            f"{', '.join(CANDIDATES['problem'])}. Map one: --columns problem=COLUMN."
+        )
+    marked = "answer" in columns and _mentions(read, columns["answer"], "####")
+    if marked and "solution" not in (given or {}):
+        columns.setdefault("solution", columns["answer"])
+    from_solution = None
+    if "answer" not in columns and "answer" not in (given or {}) and "solution" in columns:
+        marks = (("####", "after ####"), ("\\boxed", "last \\boxed"))
+        from_solution = next((rule for mark, rule in marks if _mentions(read, columns["solution"], mark)), None)
+    used = {column.split(".")[0] for column in columns.values()} | set(columns.values())
+    unused = tuple(name for name in present if name not in used)
+    n_chats = sum(_n_turns(pick(row, columns["problem"])) > 1 for row in read.rows)
+    return ColumnMap(columns, marked, from_solution, unused, n_chats)
+
+
+def problem_from(row: Row, place: str, columns: ColumnMap, default_id: str) -> Problem:
+    """The row as a problem. Raises UnusableRow where it has no question or is no text, InputError for nested data."""
+
+    def text(field: str) -> str | None:
+        column = columns.columns.get(field)
+        read = question_text if field == "problem" else plain_text
+        return None if column is None else _clean(read(pick(row, column), f"{place}, column {column}"))
+
+    question = text("problem")
+    if question is None:
+        raise UnusableRow("no question")
+    answer, solution = text("answer"), text("solution")
+    if columns.marked and answer is not None:
+        before, mark, final = answer.rpartition("####")
+        if columns.columns.get("solution") == columns.columns["answer"]:
+            solution = _clean(before.rstrip() if mark else answer)
+        answer = _clean(final.strip()) if mark else None
+    elif answer is not None and "\\boxed" in answer:
+        answer = last_boxed(answer) or answer
+    elif columns.from_solution and solution is not None:
+        if columns.from_solution == "after ####":
+            answer = _clean(solution.rpartition("####")[2].strip()) if "####" in solution else None
+        else:
+            answer = last_boxed(solution)
+    return Problem(
+        id=text("id") or default_id,
+        question=question,
+        answer=answer,
+        solution=solution,
+        document=text("document"),
+        demonstration=text("demonstration"),
+        feedback=text("feedback"),
+        tests=_tests(pick(row, columns.columns.get("tests"))),
+        difficulty=text("difficulty"),
+        template_kwargs=_kwargs(pick(row, columns.columns.get("chat_template_kwargs")), place),
+    )
+
+
+def pick(row: Row, column: str | None) -> Any:
+    """A column's value, or the nested one a dotted name leads to; None where it leads nowhere."""
+    if column is None:
+        return None
+    if column in row:
+        return row[column]
+    value: Any = row
+    for step in column.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list | tuple) and step.isdigit():
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            return None
+    return value
+
+
+def question_text(value: Any, where: str) -> str | None:
+    """The question: a text, or the last user turn of a chat, whose content may come in parts."""
+    if isinstance(value, Mapping) and "content" in value:
+        value = [{"role": "user", **value}]
+    if isinstance(value, list) and value and all(isinstance(turn, Mapping) and "role" in turn for turn in value):
+        asked = [turn for turn in value if turn["role"] == "user"]
+        content = asked[-1].get("content") if asked else None
+        if isinstance(content, list):
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        return plain_text(content, where)
+    return plain_text(value, where)
+
+
+def plain_text(value: Any, where: str) -> str | None:
+    """A scalar as text: 66.0 stays `66.0`, 1e22 is written out, not-a-number is nothing. Raises InputError."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        return (
+            format(Decimal(repr(value)) if isinstance(value, float) else value, "f") if math.isfinite(value) else None
+        )
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return plain_text(value[0], where)
+    if isinstance(value, Mapping | list | tuple):
+        inner = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"0 to {len(value) - 1}"
+        raise InputError(
+            f"{where}: a nested value where a text is expected. Map a part of it with a dot: it holds {inner[:80]}."
+        )
+    return str(value)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What the last complete `\boxed{...}` holds, braces balanced; None where there is none."""
+    at = text.rfind("\\boxed{")
+    while at >= 0:
+        start = at + len("\\boxed{")
+        depth, here = 1, start
+        while here < len(text) and depth:
+            if text[here] == "\\":
+                here += 1  # an escaped brace opens nothing
+            else:
+                depth += {"{": 1, "}": -1}.get(text[here], 0)
+            here += 1
+        if not depth:
+            return text[start : here - 1].strip()
+        at = text.rfind("\\boxed{", 0, at)
+    return None
+
+
+def _n_turns(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else 1
+
+
+def _checked(read: Rows, given: dict[str, str], present: Sequence[str]) -> dict[str, str]:
+    chosen = {}
+    for name, column in given.items():
+        field = {"question": "problem", "template_kwargs": "chat_template_kwargs"}.get(name, name)
+        if field not in CANDIDATES:
+            raise UsageError(f"--columns {name}={column}: a problem has no {name}. {nearest(name, CANDIDATES)}")
+        if column and all(pick(row, column) is None for row in read.rows):
+            raise UsageError(f"--columns {name}={column}: {read.label} has no {column}. {nearest(column, present)}")
+        chosen[field] = column
+    return chosen
+
+
+def _first_match(read: Rows, field: str, present: Sequence[str]) -> str:
+    found = [name for name in CANDIDATES[field] if name in present]
+    if len(found) > 1:
+        _refuse_ambiguity(read, field, found)
+    return found[0] if found else ""
+
+
+def _mentions(read: Rows, column: str, mark: str) -> bool:
+    return any(mark in str(pick(row, column)) for row in read.rows)
+
+
+def _refuse_ambiguity(read: Rows, field: str, found: Sequence[str]) -> None:
+    reader: Callable[[Any, str], object] = question_text if field == "problem" else plain_text
+    first, *rest = found
+    for row, place in zip(read.rows, read.places, strict=True):
+        for other in rest:
+            values = row.get(first), row.get(other)
+            if None not in values and reader(values[0], place) != reader(values[1], place):
+                raise InputError(
+                    f"{read.label}: {field} could be {first} or {other}, which differ (first: {place}). "
+                    f"Say which: --columns {field}={first}."
+                )
+
+
+def _clean(text: str | None) -> str | None:
+    """None for a blank; raises UnusableRow for half of a surrogate pair, which no tokenizer can encode."""
+    if text is None or not text.strip():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UnusableRow("text that is not Unicode (a lone surrogate)") from None
+    return text
+
+
+def _tests(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in items)
+
+
+def _kwargs(value: Any, place: str) -> tuple[tuple[str, str | bool], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping) or not all(v is None or isinstance(v, str | bool) for v in value.values()):
+        raise InputError(f"{place}: chat_template_kwargs must hold names with texts or true and false.")
+    return tuple(sorted((str(name), v) for name, v in value.items() if v is not None))
