@@ -270,9 +270,7 @@ def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Map
 
 def _seal(folder: Path, facts: dict[str, Any]) -> None:
     """Describe every file in MANIFEST.json, last, and bring the directory itself to the disk."""
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())
-    }
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     body = facts | {"files": files, "versions": _versions()}
     body["digest"] = _digest(body)
     write_file(folder / MANIFEST, json.dumps(body, indent=1).encode("ascii"))

@@ -56,9 +56,7 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Put the previous handlers back."""
         for number, handler in self._previous.items():
             # None: installed by C code, which Python cannot put back.
@@ -93,7 +91,7 @@ def identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "boot": _boot(),
-        "started": _started(os.getpid()),
+        "born": _born(os.getpid()),
     }
 
 
@@ -111,7 +109,7 @@ def alive(process: Mapping[str, Any]) -> bool | None:
     except (PermissionError, OverflowError):
         pass
     # The number may belong to a later process by now; a start time of None also covers a zombie.
-    return _boot() == "" or _started(pid) == process.get("started")
+    return _boot() == "" or _born(pid) == process.get("born")
 
 
 def _boot() -> str:
@@ -120,7 +118,7 @@ def _boot() -> str:
     return ""
 
 
-def _started(pid: int) -> str | None:
+def _born(pid: int) -> str | None:
     """Start time in clock ticks since boot; None for a process that is gone or only waits to be reaped."""
     with contextlib.suppress(OSError, IndexError):
         # The command's name stands in brackets and may hold anything, brackets too.
@@ -153,7 +151,7 @@ def lock(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     descriptor = _take(path)
     if descriptor is None:
-        owner = _owner(path)
+        owner = read_json(path)
         if alive(owner) is not False:
             who = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', 'this machine')}"
             raise UsageError(
@@ -190,10 +188,11 @@ def _take(path: Path) -> int | None:
         raise disk_error("no lock can be taken", path.parent, error, 0) from error
 
 
-def _owner(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing or broken."""
     with contextlib.suppress(OSError, ValueError):
-        owner = json.loads(path.read_bytes())
-        return owner if isinstance(owner, dict) else {}
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else {}
     return {}
 
 

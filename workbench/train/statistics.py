@@ -1,19 +1,25 @@
 """How sure a number is. The unit of chance is the problem: its seeds are averaged before anything else.
 
 Pooling completions lets a problem with many of them vote more often and makes intervals too narrow; every
-function here but `wilson` takes values by problem and cannot be given a pool. Numpy only.
+function here but `wilson` takes values by problem and cannot be given a pool. Then the table of an evaluation's
+arms, and the one sentence about a run that its intervals allow. Numpy only.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from workbench.text import printable
+
+if TYPE_CHECKING:
+    from verifiers import Verdict
 
 Scores = Mapping[str, Sequence[float | None]]
 """Problem id -> one number a rollout. None: not judged, which leaves the denominator."""
@@ -23,8 +29,8 @@ CONFIDENCE = 0.95
 _BLOCK = 2_000_000
 
 FEWEST = 6
-"""Five differences of one sign happen by chance in 1 of 16 cases, six in 1 of 32: with fewer problems than this
-no 95 % statement is possible, whatever a bootstrap of them prints."""
+"""Five differences of one sign happen by chance in 1 of 16 cases, six in 1 of 32: with fewer problems
+than this no 95 % statement is possible, whatever a bootstrap of them prints."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,7 @@ def bootstrap_mean(scores: Scores, *, seed: int = 0, draws: int = DRAWS, unit: s
     return _interval(lambda rows: means[rows].mean(-1), len(means), seed, draws, unit)
 
 
-def paired_bootstrap(
-    before: Scores, after: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = ""
-) -> Estimate:
+def paired_bootstrap(before: Scores, after: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = "") -> Estimate:
     """Mean of (after - before) over the same problems, resampled together: a problem's difficulty cancels.
 
     A problem unjudged on one side is left out of both. Raises ValueError where the two are not about the same
@@ -129,9 +133,7 @@ def bootstrap_ratio(
     return _interval(lambda rows: above[rows].mean(-1) / below[rows].mean(-1), len(below), seed, draws, unit)
 
 
-def needed_n(
-    difference: float, deviation: float, *, confidence: float = CONFIDENCE, power: float = 0.8
-) -> int:
+def needed_n(difference: float, deviation: float, *, confidence: float = CONFIDENCE, power: float = 0.8) -> int:
     """Problems needed to see a paired `difference`, given the standard deviation of differences by problem.
 
     Two points of accuracy with deviation 0.5: 4906.
@@ -163,10 +165,166 @@ def _interval(
         return Estimate(value, -math.inf, math.inf, 1, unit)
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // n)  # bounds the index array
-    parts = [
-        statistic(generator.integers(0, n, (min(block, draws - start), n)))
-        for start in range(0, draws, block)
-    ]
+    parts = [statistic(generator.integers(0, n, (min(block, draws - start), n))) for start in range(0, draws, block)]
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(np.concatenate(parts), [tail, 100 - tail])
     return Estimate(value, float(low), float(high), n, unit)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of an evaluation: the student before or after, under another instruction, or with its privilege."""
+
+    name: str
+    correct: int
+    judged: int
+    total: int
+    accuracy: Estimate
+    tokens: Estimate
+    truncated: int
+    no_answer: int
+    unparsed: int
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        verdicts: Mapping[str, Sequence[Verdict]],
+        tokens: Mapping[str, Sequence[int]],
+        *,
+        seed: int = 0,
+        draws: int = DRAWS,
+    ) -> Arm:
+        """Count an arm's verdicts and completion lengths, both by problem.
+
+        With one rollout a problem the interval is Wilson's; with more the rollouts of a problem are no independent
+        draws, so problems are resampled.
+        """
+        scores = {key: [v.score for v in group] for key, group in verdicts.items()}
+        status = [v.status for group in verdicts.values() for v in group]
+        flat = [s for group in scores.values() for s in group if s is not None]
+        correct, single = sum(s == 1.0 for s in flat), all(len(group) == 1 for group in verdicts.values())
+        return cls(
+            name=name,
+            correct=correct,
+            judged=len(flat),
+            total=len(status),
+            accuracy=wilson(correct, len(flat)) if single else bootstrap_mean(scores, seed=seed, draws=draws),
+            tokens=bootstrap_mean(tokens, seed=seed, draws=draws, unit="tokens"),
+            truncated=status.count("truncated"),
+            no_answer=status.count("no_answer"),
+            unparsed=status.count("unparsed"),
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference (or ratio, with `reference` 1) between two arms."""
+
+    name: str
+    """`after - before`."""
+    figure: str
+    """`accuracy`, `tokens`, `held-out forward KL`."""
+    estimate: Estimate
+    reference: float = 0.0
+
+    @property
+    def clear(self) -> bool:
+        """Whether it can be told from no difference."""
+        return self.estimate.clear_of(self.reference)
+
+
+def arms_table(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> str:
+    """The end of an evaluation, for a terminal: arms below each other, then what can be said about pairs."""
+    rows: list[tuple[str, ...]] = [
+        ("arm", "correct", "accuracy [95 %]", "tokens [95 %]", "truncated", "no answer", "unparsed")
+    ]
+    for arm in arms:
+        counts = (f"{count}/{arm.total}" for count in (arm.truncated, arm.no_answer, arm.unparsed))
+        accuracy, tokens = arm.accuracy.text(), _unitless(arm.tokens).text(0)
+        rows.append((printable(arm.name), f"{arm.correct}/{arm.judged}", accuracy, tokens, *counts))
+    text = _aligned(rows)
+    if differences:
+        pairs: list[tuple[str, ...]] = [("difference", "of", "paired [95 %]", "n", "")]
+        for d in differences:
+            digits = 1 if abs(d.estimate.value) >= 10 else 3
+            number = d.estimate.text(digits, signed=d.reference == 0)
+            verdict = "clear of noise" if d.clear else "within noise"
+            pairs.append((printable(d.name), printable(d.figure), number, str(d.estimate.n), verdict))
+        text += "\n\n" + _aligned(pairs)
+    return text
+
+
+def arms_dict(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> dict[str, Any]:
+    """The same for JSON."""
+    return {
+        "arms": [asdict(arm) for arm in arms],
+        "differences": [asdict(d) | {"clear": d.clear} for d in differences],
+    }
+
+
+Word = Literal["moved", "did not move", "got worse"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did to its student, in one word and in one line."""
+
+    word: Word
+    line: str
+
+
+def verdict_line(
+    accuracy: Estimate | None = None,
+    tokens: Estimate | None = None,
+    divergence: Estimate | None = None,
+    *,
+    divergence_name: str = "held-out divergence",
+) -> Outcome:
+    """Judge paired differences after - before. Only what is clear of noise counts as movement.
+
+    A clear loss of accuracy is worse whatever else moved; so is a clear move away from the teacher that bought no
+    accuracy. Fewer tokens are neither good nor bad by themselves.
+    """
+    right, away = _direction(accuracy), _direction(divergence)
+    length = _direction(tokens)
+    clauses = [
+        {1: "answers more problems right", -1: "answers fewer problems right"}.get(right, ""),
+        {1: "moved away from the teacher", -1: "moved towards the teacher"}.get(away, ""),
+        {1: "writes longer completions", -1: "writes shorter completions"}.get(length, ""),
+    ]
+    said = " and ".join(clause for clause in clauses if clause)
+    worse = right < 0 or (away > 0 and right <= 0)
+    word: Word = "got worse" if worse else "moved" if said else "did not move"
+    details = [
+        _detail("accuracy", accuracy, 2),
+        _detail(printable(divergence_name), divergence, 3),
+        _detail("tokens", tokens, 0),
+    ]
+    line = f"{word}: the student {said or 'shows no change that can be told from noise'}"
+    return Outcome(word, "; ".join([line, *(detail for detail in details if detail)]))
+
+
+def _direction(change: Estimate | None) -> int:
+    return 0 if change is None or not change.clear_of_zero else 1 if change.value > 0 else -1
+
+
+def _detail(name: str, change: Estimate | None, digits: int) -> str:
+    if change is None or math.isnan(change.value):
+        return ""
+    if change.clear_of_zero:
+        sure = "clear of zero"
+    else:
+        sure = "within noise" if change.n >= FEWEST else f"too few problems to tell (needs {FEWEST})"
+    return f"{name} {change.text(digits, signed=True)}, {sure} ({change.n} problems)"
+
+
+def _unitless(estimate: Estimate) -> Estimate:
+    return replace(estimate, unit="")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
