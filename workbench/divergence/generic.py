@@ -1,0 +1,104 @@
+"""The path for terms that are no sum over the vocabulary (ranking, sorted transport): autograd, one chunk at a time.
+
+Every chunk is checkpointed, so its logits exist twice but never together with another chunk's: memory flat in the
+number of tokens, six to seven products where the fused loop has four. Takes every kind of part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from workbench.divergence.loss import (
+    Found,
+    Loss,
+    Options,
+    Part,
+    Request,
+    Scored,
+    TokenRows,
+    assemble,
+    part_weights,
+    statistics,
+    token_numbers,
+)
+from workbench.records import Tokens
+
+CHUNK = 256
+"""Tokens whose logits exist at once."""
+
+
+def generic_loss(
+    student: Scored,
+    teacher: Scored | None,
+    rows: TokenRows,
+    parts: Sequence[Part],
+    options: Options | None = None,
+) -> Loss:
+    """`fused_loss` by autograd, for parts of any kind; same arguments, same results, `turned` None.
+
+    Token functions and terms run twice a chunk and must be pure. Raises UsageError (a ValueError) as `fused_loss`.
+    """
+    request = Request(student, teacher, rows, parts, options or Options()).checked()
+    live = request.live()
+    work = request if live is None else request.take(live)
+    found, total = [], student.hidden.new_zeros((), dtype=request.dtype)
+    with torch.set_grad_enabled(request.options.grad and torch.is_grad_enabled()):
+        for index in work.chunks(request.options.chunk or CHUNK):
+            chunk = work.take(index)
+            values = checkpoint(_values, chunk, chunk.student.hidden, use_reentrant=False)
+            total = total + (values[0] * values[1]).sum()
+            found.append(_found(chunk, values))
+    out = assemble(request, live, found)
+    return replace(out, loss=total) if total.requires_grad else out
+
+
+def _values(chunk: Request, hidden: Tensor) -> tuple[Tensor, ...]:
+    """Values and weights (K, n) and the statistics, flat, because a checkpoint returns tensors."""
+    logp = chunk.student.head.logits(hidden.to(chunk.dtype)).log_softmax(-1)
+    teacher = None
+    if chunk.teacher is not None:
+        with torch.no_grad():
+            teacher = chunk.teacher.head.logits(chunk.teacher.hidden.to(chunk.dtype)).log_softmax(-1)
+    entropies = chunk.options.entropies
+    roles = [_known(p, chunk.rows.ids, entropies) for p in (logp.detach(), teacher)]
+    tokens = Tokens(statistics(chunk.rows, *roles), logp, teacher)
+    with torch.no_grad():
+        weights = part_weights(chunk, tokens.stats)
+    values = [_clipped(part, _value(part, tokens)) for part in chunk.parts]
+    known = [x for role in roles for x in role if x is not None]
+    return torch.stack(values) if values else torch.zeros_like(weights), weights, *known
+
+
+def _known(logp: Tensor | None, ids: Tensor, entropy: bool) -> tuple[Tensor | None, Tensor | None]:
+    if logp is None:
+        return None, None
+    target = logp.gather(1, ids[:, None])[:, 0]
+    return target, torch.special.entr(logp.exp()).sum(-1) if entropy else None
+
+
+def _found(chunk: Request, values: Sequence[Tensor]) -> Found:
+    """The flat results by name."""
+    rest = list(values[2:])
+    asked = [True, chunk.options.entropies] * (1 if chunk.teacher is None else 2) + [False] * 2
+    known = [rest.pop(0) if take else None for take in asked[:4]]
+    return Found(values[0].detach(), values[1], statistics(chunk.rows, known[:2], known[2:]), None)
+
+
+def _value(part: Part, tokens: Tokens) -> Tensor:
+    if part.divergence is not None:
+        assert tokens.teacher is not None
+        return part.divergence(tokens.teacher, tokens.student)
+    if part.sampled is not None:
+        advantage = token_numbers(part.sampled, tokens.stats, "sampled")
+        return -advantage * tokens.student.gather(1, tokens.stats.ids[:, None])[:, 0]
+    assert part.term is not None
+    return part.term(tokens)
+
+
+def _clipped(part: Part, value: Tensor) -> Tensor:
+    return value if part.token_clip is None else value.clamp(max=part.token_clip)

@@ -1,0 +1,264 @@
+"""What goes into a loss over tokens and what comes out: heads, rows, parts; nothing here multiplies a matrix twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.divergence.pair import Divergence
+from workbench.errors import UsageError
+from workbench.records import Tokens, TokenStats
+
+TokenFunction = Callable[[TokenStats], Tensor]
+"""(n,) numbers from what is known about n tokens; pure, and treated as constants by the gradient."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What turns hidden states into logits: softcap(scale * (h W^T + b)) / temperature, softcap(x) = s tanh(x / s).
+
+    `weight` may be the embedding (tied): its gradient is returned for the shared parameter. Gemma caps, Cohere scales.
+    """
+
+    weight: Float[Tensor, "v h"]
+    bias: Float[Tensor, " v"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        """All of them, by autograd, in the dtype of `hidden`: for the inspector, the generic path and the reference."""
+        dtype = hidden.dtype
+        z = hidden @ self.weight.to(dtype).t()
+        if self.bias is not None:
+            z = z + self.bias.to(dtype)
+        z = z * self.scale
+        if self.softcap is not None:
+            z = torch.tanh(z / self.softcap) * self.softcap
+        return z / self.temperature
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One role's hidden states, each of which predicts one completion token, and the head that reads them."""
+
+    hidden: Float[Tensor, "n h"]
+    head: Head
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Which token each row of hidden states predicts, and what was known of it beforehand (see `TokenStats`)."""
+
+    ids: Int[Tensor, " n"]
+    position: Int[Tensor, " n"]
+    behaviour: Float[Tensor, " n"]
+    advantage: Float[Tensor, " n"]
+
+    def take(self, index: Tensor | slice) -> TokenRows:
+        """Some of the rows."""
+        return TokenRows(self.ids[index], self.position[index], self.behaviour[index], self.advantage[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One summand sum_i weight_i value_i of the loss. Exactly one of `divergence`, `sampled`, `term` is its value.
+
+    `weight` is a constant and holds everything that multiplies the token: mask, coefficient, 1/N_k, rollout weight.
+    """
+
+    weight: Float[Tensor, " n"]
+    divergence: Divergence | None = None
+    """value_i = D(p_T || p_S) at token i; needs a teacher."""
+    sampled: TokenFunction | None = None
+    """u (n,): value_i = -u_i log p_S(y_i), slope u (p_S - onehot). u = 1: cross-entropy; advantage: policy gradient."""
+    term: Callable[[Tokens], Tensor] | None = None
+    """(n,) by autograd from both whole distributions; only `generic_loss` and `reference_loss` take it."""
+    token_clip: float | None = None
+    """value_i = min(value_i, token_clip); no gradient where it binds."""
+
+    def __post_init__(self) -> None:
+        """Refuse a part that says two things or none. Raises UsageError (a ValueError)."""
+        if sum(kind is not None for kind in (self.divergence, self.sampled, self.term)) != 1:
+            raise UsageError(
+                "A Part needs exactly one of divergence, sampled, term. Each is its value. Make two Parts of two."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How a loss is computed; only `token_weight` changes its value."""
+
+    token_weight: TokenFunction | None = None
+    """One factor (n,) for all parts, from the statistics of the tokens at hand (so it may use entropies)."""
+    entropies: bool = False
+    """Whether statistics carry both entropies: one more pass."""
+    chunk: int | None = None
+    """Tokens whose logits exist at once; None chooses (256 on CPU, by bytes on GPU)."""
+    grad: bool = True
+    """False: values and statistics only, no gradient buffers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss and what it was made of. Everything but `loss` is detached: backward through it raises.
+
+    Rows whose weight is zero in every part are never projected: their values and weights are 0, their statistics NaN.
+    """
+
+    loss: Float[Tensor, ""]
+    """sum_k sum_i weights_ki values_ki; differentiable once, through hidden states, head weight and head bias."""
+    values: Float[Tensor, "k n"]
+    """Per part and token, nats, after `token_clip`."""
+    weights: Float[Tensor, "k n"]
+    """Per part and token: `Part.weight` times `token_weight`."""
+    stats: TokenStats
+    turned: Bool[Tensor, " n"] | None = None
+    """Where an `EntryClipped` part's gradient points against the unclipped one (cosine < 0); None without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A call: what every path starts from."""
+
+    student: Scored
+    teacher: Scored | None
+    rows: TokenRows
+    parts: Sequence[Part]
+    options: Options = field(default_factory=Options)
+
+    def checked(self) -> Request:
+        """Itself, or UsageError (a ValueError) for shapes and combinations that cannot be computed."""
+        n, (v, h) = len(self.rows.ids), self.student.head.weight.shape
+        if self.student.hidden.shape != (n, h):
+            raise UsageError(_mismatch("student hidden states", self.student.hidden, (n, h)))
+        if self.teacher is not None and self.teacher.hidden.shape != (n, self.teacher.head.weight.shape[1]):
+            raise UsageError(_mismatch("teacher hidden states", self.teacher.hidden, (n, "its head's width")))
+        if self.teacher is not None and len(self.teacher.head.weight) != v:
+            raise UsageError(
+                f"Teacher and student have {len(self.teacher.head.weight)} and {v} logits. They are compared entry by"
+                " entry. Slice the padded vocabulary, or use a teacher with the same tokenizer."
+            )
+        for part in self.parts:
+            if part.weight.shape != (n,):
+                raise UsageError(_mismatch("a part's weight", part.weight, (n,)))
+            if part.divergence is not None and self.teacher is None:
+                raise UsageError(
+                    f"{part.divergence} compares with a teacher, but teacher is None. Nothing to compare with."
+                    " Score a teacher, or use a sampled part."
+                )
+        if n and not 0 <= int(self.rows.ids.min()) <= int(self.rows.ids.max()) < v:
+            raise UsageError(f"Token ids must lie in 0..{v - 1}. The head has no other rows. Check the tokenizer.")
+        return self
+
+    def take(self, index: Tensor | slice) -> Request:
+        """The call restricted to some rows."""
+        teacher = self.teacher
+        return replace(
+            self,
+            student=replace(self.student, hidden=self.student.hidden[index]),
+            teacher=None if teacher is None else replace(teacher, hidden=teacher.hidden[index]),
+            rows=self.rows.take(index),
+            parts=[replace(part, weight=part.weight[index]) for part in self.parts],
+        )
+
+    def live(self) -> Tensor | None:
+        """Rows with a weight in some part; None if all have one."""
+        if not self.parts:
+            return None
+        alive = torch.stack([part.weight != 0 for part in self.parts]).any(0)
+        return None if bool(alive.all()) else alive.nonzero().squeeze(1)
+
+    def chunks(self, size: int) -> list[slice]:
+        """All rows in the fewest chunks of at most `size`, as even as they come."""
+        n = len(self.rows.ids)
+        count = -(-n // size)
+        edges = [n * i // count for i in range(count + 1)] if count else []
+        return [slice(lo, hi) for lo, hi in pairwise(edges)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What sums are kept in: float32, or float64 where the hidden states are."""
+        return torch.promote_types(self.student.hidden.dtype, torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one chunk comes to: values and weights (K, n), statistics and turned (n,), all detached."""
+
+    values: Tensor
+    weights: Tensor
+    stats: TokenStats
+    turned: Tensor | None
+
+
+def statistics(rows: TokenRows, student: Sequence[Tensor | None], teacher: Sequence[Tensor | None]) -> TokenStats:
+    """From (log-prob of the written token, entropy) of each role."""
+    return TokenStats(
+        ids=rows.ids,
+        position=rows.position,
+        student_logp=student[0] if student[0] is not None else rows.behaviour,
+        teacher_logp=teacher[0],
+        behaviour=rows.behaviour,
+        advantage=rows.advantage,
+        student_entropy=student[1],
+        teacher_entropy=teacher[1],
+    )
+
+
+def token_numbers(function: TokenFunction, stats: TokenStats, name: str) -> Tensor:
+    """What a token function says, as constants. Raises UsageError on another shape than (n,)."""
+    numbers = function(stats).detach()
+    if numbers.shape != stats.student_logp.shape:
+        raise UsageError(
+            f"`{name}` returned shape {tuple(numbers.shape)} for {len(stats.ids)} tokens. One number a token is needed."
+            " Reduce over nothing, and keep nothing between calls."
+        )
+    return numbers.to(stats.student_logp)
+
+
+def part_weights(request: Request, stats: TokenStats) -> Tensor:
+    """(K, n): each part's weight times the common token weight."""
+    like = stats.student_logp
+    if not request.parts:
+        return like.new_zeros(0, len(like))
+    weights = torch.stack([part.weight.detach().to(like.dtype) for part in request.parts])
+    if request.options.token_weight is None:
+        return weights
+    return weights * token_numbers(request.options.token_weight, stats, "token_weight")
+
+
+def assemble(request: Request, live: Tensor | None, found: Sequence[Found]) -> Loss:
+    """The chunks side by side, and the rows that were not computed: values 0, statistics NaN."""
+    n, like = len(request.rows.ids), request.student.hidden.detach()
+
+    def whole(chunks: Sequence[Tensor], fill: float, shape: tuple[int, ...] = (n,)) -> Tensor:
+        joined = torch.cat(list(chunks), -1) if chunks else like.new_zeros(*shape, dtype=request.dtype)
+        if live is None:
+            return joined
+        return joined.new_full(shape, fill).index_copy_(-1, live, joined)
+
+    def scored(name: str, asked: bool) -> Tensor | None:
+        return whole([getattr(f.stats, name) for f in found], torch.nan) if asked else None
+
+    shape, teacher, entropies = (len(request.parts), n), request.teacher is not None, request.options.entropies
+    values = whole([f.values for f in found], 0.0, shape)
+    weights = whole([f.weights for f in found], 0.0, shape)
+    stats = statistics(
+        request.rows,
+        (scored("student_logp", True), scored("student_entropy", entropies)),
+        (scored("teacher_logp", teacher), scored("teacher_entropy", teacher and entropies)),
+    )
+    turned = [f.turned for f in found if f.turned is not None]
+    loss = (values * weights).sum(dtype=torch.float64).to(request.dtype)
+    return Loss(loss, values, weights, stats, whole(turned, False) if turned else None)
+
+
+def _mismatch(what: str, tensor: Tensor, expected: tuple[object, ...]) -> str:
+    shape = "(" + ", ".join(map(str, expected)) + ")"
+    return f"Shape of {what} is {tuple(tensor.shape)}, not {shape}. One row a completion token. Check the caller."
