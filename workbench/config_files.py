@@ -120,7 +120,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     # JSON's text and whole numbers are TOML's, but for one control character that JSON leaves as it is.
-    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _parse(path: Path, text: str) -> Layer:

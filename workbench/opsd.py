@@ -17,14 +17,21 @@ from workbench.text import printable
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return run_command(lambda: _main(arguments), debug="--debug" in arguments)
+    parsed: list[RunConfig] = []
+
+    def understand() -> int:
+        parsed.append(parse(arguments))
+        return 0
+
+    code = run_command(understand, debug="--debug" in arguments)
+    return run_command(lambda: start(parsed[0]), debug=parsed[0].debug) if parsed else code
 
 
-def _main(argv: Sequence[str]) -> int:
-    config = parse(argv)
+def start(config: RunConfig) -> int:
+    """Say what is about to happen, then load what it needs and do it."""
     if config.progress not in ("quiet", "json"):
         print(printable(heading(config)), file=sys.stderr, flush=True)
-    # torch takes seconds, transformers more. The recipe needs only the former, so a misspelt one is answered first.
+    # torch takes seconds, transformers more. The recipe needs only the former: a misspelt one is answered first.
     from workbench.overrides import choose
 
     choose(config.recipe, config.set)
