@@ -156,12 +156,10 @@ def prune(root: Path, keep: int, trusted: Path | None = None) -> list[str]:
 
     The ones kept are hashed before anything goes: two unreadable copies would be no reserve.
     """
-    verified, gone = 0, []
-    folders = _folders(root)
-    if len(folders) <= max(keep, FEWEST_KEPT):
-        return []
-    for folder in folders:
-        if verified >= max(keep, FEWEST_KEPT):
+    keep = max(keep, FEWEST_KEPT)
+    verified, gone, folders = 0, [], _folders(root)
+    for folder in folders if len(folders) > keep else []:
+        if verified >= keep:
             gone.append(folder.name)
             _discard(folder)
         elif folder == trusted or rejection(folder) is None:
@@ -278,11 +276,15 @@ def _seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _publish(temporary: Path, root: Path, step: int) -> Path:
-    final = root / f"step-{step:08d}"
-    replaced = root / f".replaced-{step}-{os.getpid()}"
+    final, replaced = root / f"step-{step:08d}", root / f".replaced-{step}-{os.getpid()}"
     if final.exists():  # a rejected one that the run has reached again, or a second save of one step
         final.rename(replaced)
-    temporary.rename(final)
+    try:
+        temporary.rename(final)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(final)
+        raise
     sync(root)
     if replaced.exists():
         _discard(replaced)

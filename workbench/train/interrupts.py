@@ -199,8 +199,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def disk_error(what: str, path: Path, error: BaseException, needed: int) -> ResourceError:
     """The message for a disk that is full or fails: path, needed, free, and that nothing was lost."""
     free = free_space(path)
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    full = full or (free is not None and free < needed)  # the tensor library does not pass the number on
+    # The tensor library passes the number on as text.
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    full = getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
+    full = full or (free is not None and free < needed)
     why = "disk full" if full else f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
     room = "unknown" if free is None else amount(free)
     return ResourceError(
