@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def job(monkeypatch):
     """The main job replaced by one that only notes what it was asked; returns the notes."""
     asked: list[RunConfig] = []
-    module = types.ModuleType("workbench.train.job")
-    module.run = lambda config, settings: asked.append(config) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "workbench.train.job", module)
+    module = types.ModuleType("workbench.job")
+    module.run = lambda config: asked.append(config) or 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "workbench.job", module)
     return asked
 
 
@@ -165,7 +165,7 @@ def test_the_job_gets_the_configuration_and_its_code_is_returned(job):
 
 def test_the_heading_is_there_before_anything_is_loaded(job, monkeypatch, capsys):
     said = []
-    monkeypatch.setattr("workbench.overrides.choose", lambda *_: said.append(capsys.readouterr().err))
+    monkeypatch.setattr("workbench.planning.settle_recipe", lambda *_: said.append(capsys.readouterr().err))
     opsd.main(["--name", "a", "--model", "x\x1b[31m"])
     assert said[0].startswith("workbench 0")
     assert "run runs/a" in said[0]
@@ -252,7 +252,7 @@ def test_a_bug_leaves_its_traceback_in_the_run_log(tmp_path, capsys):
 
 
 def test_debug_in_a_file_counts(job, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("workbench.overrides.choose", lambda *_: broken())
+    monkeypatch.setattr("workbench.planning.settle_recipe", lambda *_: broken())
     (tmp_path / "a.toml").write_text("debug = true")
     assert opsd.main(["--config", str(tmp_path / "a.toml")]) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -32,12 +32,12 @@ def start(config: RunConfig) -> int:
     if config.progress not in ("quiet", "json"):
         print(printable(heading(config)), file=sys.stderr, flush=True)
     # torch takes seconds, transformers more. The recipe needs only the former: a misspelt one is answered first.
-    from workbench.overrides import choose
+    from workbench.planning import settle_recipe
 
-    choose(config.recipe, config.set)
-    from workbench.train.job import run
+    settle_recipe(config)
+    from workbench.job import run
 
-    return run(config, config.set)
+    return run(config)
 
 
 def heading(config: RunConfig) -> str:
