@@ -138,6 +138,10 @@ class Generator(Protocol):
         """One rollout a request, in the order asked; `stopped` is polled at every token."""
         ...
 
+    def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
+        """Each problem's own solution as a rollout of the data set, cut at `sampling.max_new_tokens`."""
+        ...
+
 
 @dataclass(frozen=True)
 class TokenStats:

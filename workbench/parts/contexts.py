@@ -8,9 +8,9 @@ any context does (arXiv:2609.20612, 2608.18271, 2608.09228).
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import prompts
 from workbench.errors import InputError, UsageError, nearest
@@ -26,7 +26,7 @@ def _user(text: str) -> list[Message]:
 
 
 def _phrase(name: str, thinking: bool | None, usual: bool | None) -> str:
-    return name if thinking == usual else f"{name}[thinking={thinking}]"
+    return name if thinking == usual else f"{name}(thinking={thinking})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,11 +74,10 @@ class ShownWrong(Shown):
 
     def missing(self, case: Case) -> tuple[str, ...]:
         """Also an own answer to differ from, and an other answer that equals it, count as missing."""
-        problem = case.problem
-        other = _look_up(problem, "other.answer")
-        if problem.answer is None:
+        own, other = _look_up(case.problem, "answer"), _look_up(case.problem, "other.answer")
+        if own is None:
             return (*super().missing(case), "answer")
-        if other is not None and same_answer(problem.answer, other):
+        if other is not None and same_answer(own, other):
             return ("other.answer",)
         return super().missing(case)
 
@@ -247,7 +246,9 @@ def concise_of(base: Context, instruction: Shown = concise) -> Instructed:
     return Instructed(base, instruction, thinking=base.thinking, usual=base.thinking)
 
 
-CONTEXTS: Mapping[str, Context] = {
+AnyContext = Shown | WithFeedback | Instructed
+
+CONTEXTS: Mapping[str, AnyContext] = {
     repr(context): context
     for context in (
         question, question_boxed, question_v1, question_answer_line, question_answer_line_short,
@@ -266,19 +267,41 @@ _BUDGETS: Mapping[str, Callable[[int], Shown]] = {
 }
 
 
-def named(phrase: str) -> Context:
-    """The context that prints as `phrase`, `concise_percent(50)` too; raises UsageError with the nearest."""
-    text = "".join(phrase.split())
-    if text in CONTEXTS:
-        return CONTEXTS[text]
-    if (budget := re.fullmatch(r"(\w+)\((\d{1,9})\)", text)) and (make := _BUDGETS.get(budget[1])):
-        return make(int(budget[2]))
-    if composed := re.fullmatch(r"concise_of\((.+?)(?:,([\w()]+))?\)", text):
-        instruction = named(composed[2]) if composed[2] else concise
-        if isinstance(instruction, Shown):
-            return concise_of(named(composed[1]), instruction)
-    valid = (*CONTEXTS, *(f"{name}(50)" for name in _BUDGETS))
-    raise UsageError(f"no context is called '{phrase}'. {nearest(phrase, valid)}")
+def named(phrase: str) -> AnyContext:
+    """The context that prints as `phrase`, for every phrase a context can print as.
+
+    `question`, `concise_percent(50)`, `concise_of(question, concise_v2)`, `with_solution(thinking=False)`. The phrase
+    is parsed, never evaluated. Raises UsageError with the nearest name.
+    """
+    try:
+        tree = ast.parse(phrase.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = None
+    found = tree and _built(tree)
+    if found is None:
+        valid = (*CONTEXTS, *(f"{name}(50)" for name in _BUDGETS))
+        raise UsageError(f"no context is called '{phrase[:80]}'. {nearest(phrase[:80], valid)}")
+    return found
+
+
+def _built(node: ast.expr) -> AnyContext | None:
+    """The context a syntax tree means; None where it means none."""
+    match node:
+        case ast.Name(id=name):
+            return CONTEXTS.get(name)
+        case ast.Call(func=ast.Name(id="concise_of"), args=[base, *rest], keywords=[]) if len(rest) < 2:
+            shown, instruction = _built(base), _built(rest[0]) if rest else concise
+            return concise_of(shown, instruction) if shown and isinstance(instruction, Shown) else None
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=int(n))], keywords=[]) if name in _BUDGETS:
+            return _BUDGETS[name](n)
+        case ast.Call(
+            func=ast.Name() | ast.Call() as base,
+            args=[],
+            keywords=[ast.keyword(arg="thinking", value=ast.Constant(value=(True | False | None) as thinking))],
+        ):
+            shown = _built(base)
+            return shown and replace(shown, thinking=thinking)
+    return None
 
 
 def missing(context: Context, case: Case) -> tuple[str, ...]:

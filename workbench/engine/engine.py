@@ -1,0 +1,298 @@
+"""Generate, score, update, refresh: everything a step asks of the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.divergence import Head
+from workbench.engine.loading import Loaded
+from workbench.engine.rendering import Rendered, Renderer, stop_ids
+from workbench.engine.roles import TeacherWeights, teacher_weights
+from workbench.engine.sampling import Row, decode, uniforms
+from workbench.errors import InputError, TrainingError
+from workbench.recipe import Optimizer
+from workbench.records import Case, Context, Refresh, Request, Role, Rollout, Sampling
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine uses the machine; none of it changes a result."""
+
+    device: torch.device = torch.device("cpu")
+    decode_rows: int = 64
+    """Completions decoded side by side."""
+    micro_tokens: int = 2048
+    """Padded tokens of one forward and backward pass."""
+    activation_checkpointing: bool = False
+
+
+def never() -> bool:
+    """The default answer to `stopped()`."""
+    return False
+
+
+class Engine:
+    """One checkpoint in two roles. Build it with `Engine.of`."""
+
+    def __init__(self, loaded: Loaded, *, adapter: str | None, refresh: Refresh, settings: EngineSettings) -> None:
+        """Move the model to its device, add the adapter if there is one, and arrange the teacher's weights."""
+        self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
+        self.renderer = Renderer(loaded.tokenizer)
+        self.weights_version = 0
+        model = loaded.model.to(settings.device)
+        _without_dropout(model)
+        self.stop_ids = stop_ids(model, loaded.tokenizer)
+        if not self.stop_ids:
+            raise InputError(f"'{loaded.source}' names no end token, so no completion could end. Set eos_token_id in its config.")
+        self.end_of_turn = self.renderer.end_of_turn(self.stop_ids)
+        self.adapter = adapter
+        self.student = with_lora(model, adapter) if adapter else model.requires_grad_(True)
+        if settings.activation_checkpointing:
+            base_model(self.student).activation_checkpointing_enable(
+                activation_checkpointing_kwargs={"use_reentrant": False}
+            )
+        self.student.train(settings.activation_checkpointing)  # HF checkpoints only in training mode; dropout is off
+        self.refresh = refresh
+        self.teacher: TeacherWeights = teacher_weights(self.student, refresh, adapter is not None)
+        self._adamw: torch.optim.AdamW | None = None
+        self.skipped_updates = 0
+        self.initial_fingerprint = ""
+        """sha256 of the initial weights; filled by whoever first needs it, before the first update."""
+
+    # -- prompts ---------------------------------------------------------------------------------------------------
+
+    def prompt(self, context: Context, case: Case) -> Rendered:
+        """What a role sees, as text and ids."""
+        return self.renderer.prompt(context, case)
+
+    @property
+    def max_length(self) -> int:
+        """Prompt and completion together, in tokens; the model's own limit."""
+        config = base_model(self.student).config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+
+    # -- write -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never
+    ) -> list[Rollout]:
+        """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
+        prompts = [self.prompt(r.context, Case(r.problem)).ids for r in requests]
+        rows = [
+            Row(p, uniforms(r, sampling.max_new_tokens if sampling.temperature > 0 else 0))
+            for p, r in zip(prompts, requests, strict=True)
+        ]
+        for author in ("student", "teacher"):
+            mine = sorted((row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt))
+            for start in range(0, len(mine), self.settings.decode_rows):
+                self._decode(author, mine[start : start + self.settings.decode_rows], sampling, stopped)
+        return [self._rollout(row, request) for row, request in zip(rows, requests, strict=True)]
+
+    def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
+        with self.running(role) as model, torch.no_grad(), self._precision(), _evaluating(model):
+            decode(decoder(model), head_of(model), rows, sampling, self.stop_ids, stopped)
+
+    def _rollout(self, row: Row, request: Request) -> Rollout:
+        return Rollout(
+            problem=request.problem,
+            author=request.author,
+            tokens=tuple(row.tokens),
+            text=self.decoded(row.tokens),
+            logprobs=tuple(row.logprobs),
+            stop=row.stop,
+            weights_version=self.weights_version,
+            index=request.index,
+        )
+
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """Text of a completion without its end token; nothing else is hidden."""
+        kept = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
+        return str(self.tokenizer.decode(list(kept), skip_special_tokens=False))
+
+    def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
+        """Each problem's solution with the end token the chat template uses. Raises InputError where there is none."""
+        rollouts = []
+        for request in requests:
+            text = request.problem.solution
+            if text is None:
+                raise InputError(
+                    f"problem '{request.problem.id}' has no solution to learn from. Drop it (--require solution)."
+                )
+            tokens = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_of_turn or min(self.stop_ids)]
+            fits = len(tokens) <= sampling.max_new_tokens
+            tokens = tokens[: sampling.max_new_tokens]
+            rollouts.append(
+                Rollout(request.problem, "dataset", tuple(tokens), text, None, "stop" if fits else "length", self.weights_version)
+            )
+        return rollouts
+
+    # -- score -----------------------------------------------------------------------------------------------------
+
+    def score(self, role: Role, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        """(N, h) hidden states that *predict* each completion token, sequence after sequence.
+
+        The only shift in the code base: the state at index p - 1 + t predicts token t of a completion behind a
+        prompt of p tokens. Rows are padded on the right and padding never leaves this function. Gradient flows for
+        the student alone.
+        """
+        device = self.settings.device
+        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+        width = max(lengths)
+        ids = torch.zeros(len(lengths), width, dtype=torch.long)
+        mask = torch.zeros(len(lengths), width, dtype=torch.long)
+        rows = []
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            ids[i, : lengths[i]] = torch.tensor([*prompt, *completion])
+            mask[i, : lengths[i]] = 1
+            first = i * width + len(prompt) - 1
+            rows.append(torch.arange(first, first + len(completion)))
+        position = torch.arange(width).expand(len(lengths), -1)
+        with self.running(role) as model, torch.set_grad_enabled(role == "student"), self._precision():
+            states = decoder(model)(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=position.to(device),
+                use_cache=False,  # a cache built on the way makes packed rows attend to each other
+            ).last_hidden_state
+            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device))
+
+    def head(self, role: Role, temperature: float = 1.0) -> Head:
+        """The role's language-model head, with the scale and softcap of its architecture."""
+        with self.running(role) as model:
+            return dataclasses.replace(head_of(model), temperature=temperature)
+
+    @contextlib.contextmanager
+    def running(self, role: Role) -> Iterator[Any]:
+        """The module that plays `role`."""
+        if role == "student":
+            yield self.student
+        else:
+            with self.teacher.module() as module:
+                yield module
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Tensor]:
+        """What trains, by name; a tied weight stands once."""
+        return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
+
+    def adamw(self, optimizer: Optimizer) -> torch.optim.AdamW:
+        """The optimizer, made when it is first needed."""
+        if self._adamw is None:
+            trained = list(self.parameters().values())
+            self._adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=_can_fuse(trained))
+        return self._adamw
+
+    def update(self, optimizer: Optimizer) -> float:
+        """One AdamW step on the gathered gradients; returns their norm before clipping.
+
+        A non-finite norm skips the step, which is counted; three in a row raise TrainingError.
+        """
+        adamw = self.adamw(optimizer)
+        trained = list(self.parameters().values())
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, optimizer.max_grad_norm))
+        if math.isfinite(norm):
+            assert isinstance(optimizer.lr, (int, float)), "Recipe.at has replaced schedules by numbers"
+            for group in adamw.param_groups:
+                group["lr"], group["weight_decay"] = float(optimizer.lr), optimizer.weight_decay
+            adamw.step()
+            self.skipped_updates = 0
+        else:
+            self.skipped_updates += 1
+        self.forget_gradients()
+        self.weights_version += 1
+        if self.skipped_updates >= 3:
+            raise TrainingError(f"the gradient was not finite in 3 steps in a row (norm {norm}). Lower --lr, or look at the rollouts.")
+        return norm
+
+    def forget_gradients(self) -> None:
+        """Drop gathered gradients: before a step, and before a batch is tried again in smaller pieces."""
+        for p in self.parameters().values():
+            p.grad = None
+
+    def refresh_teacher(self, refresh: Refresh, step: int) -> bool:
+        """Move the teacher after optimizer step `step` (from 1) if it is due; says whether it moved."""
+        if refresh.due(step):
+            self.teacher.move(refresh.rate)
+            return True
+        return False
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        wanted = self.settings.device.type == "cuda"
+        return torch.autocast("cuda", dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def with_lora(model: Any, adapter: str) -> Any:
+    """Wrap `model` in a LoRA adapter described as `lora:r=16,alpha=32`. Raises InputError for another description."""
+    from peft import LoraConfig, get_peft_model
+
+    kind, _, rest = adapter.partition(":")
+    options = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
+    if kind != "lora" or not options.keys() <= {"r", "alpha"} or not all(v.isdigit() for v in options.values()):
+        raise InputError(f"--adapter {adapter}: not an adapter. Write none, lora or lora:r=16,alpha=32.")
+    rank = int(options.get("r", "16"))
+    config = LoraConfig(
+        r=rank, lora_alpha=int(options.get("alpha", str(2 * rank))), target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    peft_model = get_peft_model(model, config)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:  # the factors keep float32 under a bfloat16 base: small updates would be lost
+            parameter.data = parameter.data.float()
+    return peft_model
+
+
+def base_model(model: Any) -> Any:
+    """The causal LM inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder(model: Any) -> Any:
+    """The stack that maps ids to final (normalised) hidden states, without the head."""
+    return base_model(model).get_decoder()
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal LM; Gemma's softcap, Cohere's and Granite's logit scale included."""
+    base = base_model(model)
+    linear = base.get_output_embeddings()
+    config = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return Head(
+        weight=linear.weight,
+        bias=getattr(linear, "bias", None),
+        scale=float(scale),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Decoding keeps a cache, which HF refuses while it checkpoints activations."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _without_dropout(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _can_fuse(parameters: list[Tensor]) -> bool:
+    return all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in parameters)
+

@@ -1,0 +1,174 @@
+"""Batched decoding: left-padded prompts, one KV cache, rows leave the batch when they stop.
+
+A rollout's random numbers are its own: one uniform a token from (seed, problem id, author, index), turned into a
+token by inverting the cumulative distribution. Batch composition, padding and resuming therefore change nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.divergence import Head
+from workbench.records import Request, Sampling, StopReason
+
+_NUCLEUS_FIRST = 1024
+"""Top-p looks among this many candidates before it sorts a whole row."""
+
+
+def uniforms(request: Request, n: int) -> np.ndarray:
+    """The n numbers in [0, 1) that decide this completion."""
+    key = f"{request.seed}/{request.problem.id}/{request.author}/{request.index}"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32)).random(n)
+
+
+@dataclass
+class Row:
+    """One completion being written."""
+
+    prompt: tuple[int, ...]
+    draws: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stop: StopReason = "length"
+
+
+def decode(
+    decoder: Any,
+    head: Head,
+    rows: Sequence[Row],
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    stopped: Callable[[], bool],
+) -> None:
+    """Write every row to its end, in place. `head` must hold the sampling temperature 1: it is applied here.
+
+    `decoder` maps ids to hidden states (no language-model head). Rows with the same prompt share its prefill. When
+    `stopped()` turns true every unfinished row ends as `cancelled`.
+    """
+    unique = sorted({row.prompt for row in rows}, key=len)
+    device = head.weight.device
+    width = max(len(p) for p in unique)
+    ids = torch.zeros(len(unique), width, dtype=torch.long)
+    mask = torch.zeros(len(unique), width, dtype=torch.long)
+    for i, prompt in enumerate(unique):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1  # by position: pad may equal eos
+    ids, mask = ids.to(device), mask.to(device)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    out = decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True)
+    place = {prompt: i for i, prompt in enumerate(unique)}
+    index = torch.tensor([place[row.prompt] for row in rows], device=device)
+    out.cache.batch_select_indices(index)
+    state = _Batch(list(rows), out.cache, mask[index], position[index, -1], out.last_hidden_state[index, -1])
+    for step in range(sampling.max_new_tokens):
+        if stopped():
+            for row in state.rows:
+                row.stop = "cancelled"
+            return
+        chosen = _choose(head, state, sampling, step)
+        if not state.advance(chosen, stop_ids) or step + 1 == sampling.max_new_tokens:
+            return
+        state.forward(decoder)
+
+
+@dataclass
+class _Batch:
+    """The rows still being written; `hidden` (b, h) predicts their next token, `last` (b,) is what they said last."""
+
+    rows: list[Row]
+    cache: Any
+    mask: Tensor
+    position: Tensor
+    hidden: Tensor
+    last: Tensor | None = None
+
+    def advance(self, chosen: Tensor, stop_ids: frozenset[int]) -> bool:
+        """Append one token a row and drop the rows that stopped; False when none is left."""
+        alive = []
+        for i, (row, token) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
+            row.tokens.append(token)
+            if token in stop_ids:
+                row.stop = "stop"
+            else:
+                alive.append(i)
+        if len(alive) < len(self.rows):
+            self.rows = [self.rows[i] for i in alive]
+            keep = torch.tensor(alive, device=self.mask.device, dtype=torch.long)
+            self.mask, self.position, chosen = self.mask[keep], self.position[keep], chosen[keep]
+            if alive:
+                self.cache.batch_select_indices(keep)
+        self.last = chosen
+        return bool(alive)
+
+    def forward(self, decoder: Any) -> None:
+        """One decoding step for the rows that are left."""
+        assert self.last is not None
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        self.position = self.position + 1
+        out = decoder(
+            input_ids=self.last[:, None],
+            attention_mask=self.mask,
+            position_ids=self.position[:, None],
+            cache=self.cache,
+            use_cache=True,
+        )
+        self.hidden, self.cache = out.last_hidden_state[:, -1], out.cache
+
+
+def _choose(head: Head, batch: _Batch, sampling: Sampling, step: int) -> Tensor:
+    """(b,) token ids; stores each one's log-prob under the untruncated distribution."""
+    logits = head.logits(batch.hidden)
+    if sampling.temperature > 0:
+        logits = logits / sampling.temperature
+    shifted = logits - logits.max(dim=-1, keepdim=True).values
+    logp = shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+    if sampling.temperature == 0:
+        chosen = logp.argmax(dim=-1)
+    else:
+        draws = torch.tensor([row.draws[step] for row in batch.rows], dtype=torch.float64, device=logp.device)
+        chosen = draw(logp, draws, sampling)
+    for row, value in zip(batch.rows, logp.gather(-1, chosen[:, None]).squeeze(-1).tolist(), strict=True):
+        row.logprobs.append(value)
+    return chosen
+
+
+def draw(logp: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """(b,) ids: the quantile `uniform` (b,) of softmax(logp) (b, v) after top-k and top-p.
+
+    Top-p keeps the fewest most probable tokens whose mass reaches `top_p`, and at least one.
+    """
+    v = logp.shape[-1]
+    k = min(sampling.top_k or v, v)
+    if k == v and sampling.top_p >= 1.0:
+        return _quantile(logp.exp(), uniform)
+    if sampling.top_p < 1.0:
+        first = min(k, _NUCLEUS_FIRST)
+        values, order = logp.topk(first)
+        short = first < k and bool((values.exp().sum(-1) < sampling.top_p).any())
+        if short:
+            values, order = logp.topk(k)
+    else:
+        values, order = logp.topk(k)
+    probability = values.exp()
+    if sampling.top_k:
+        probability = probability / probability.sum(-1, keepdim=True)
+    before = probability.cumsum(-1) - probability
+    probability = torch.where(before < sampling.top_p, probability, 0.0)
+    return order.gather(-1, _quantile(probability, uniform)[:, None]).squeeze(-1)
+
+
+def _quantile(probability: Tensor, uniform: Tensor) -> Tensor:
+    cumulative = probability.cumsum(-1, dtype=torch.float64)
+    target = uniform[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    # Rounding may run past the last token that has mass; step back onto it.
+    last = (probability > 0).long().cumsum(-1).argmax(-1)
+    return torch.minimum(index, last)

@@ -1,0 +1,285 @@
+"""The main job: audit, look, train, look again, and say honestly whether anything moved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import verifiers
+from verifiers import Verdict
+from workbench.config import RunConfig, as_dict
+from workbench.engine.allocator import retain_heap
+from workbench.engine.engine import Engine, EngineSettings
+from workbench.engine.export import export
+from workbench.engine.loading import load, pick_device, pick_dtype
+from workbench.errors import InputError, Interrupted, UsageError
+from workbench.inspector.audit import audit
+from workbench.parts.schedules import Clock
+from workbench.planning import Plan, plan
+from workbench.provenance import config_hash, refuse_difference, run_facts
+from workbench.records import Rollout
+from workbench.recording import Recorder
+from workbench.summary import Evaluation, card, evaluation_text, header_lines
+from workbench.train import checkpoint, loop, snapshot
+from workbench.train.evaluate import Asked, HeldOutDivergence, evaluate
+from workbench.train.interrupts import Interrupts
+from workbench.train.loop import LoopSettings
+from workbench.train.reporting import Tracking, resume_command
+from workbench.train.run_directory import RunDirectory, made_up_name, read_jsonl
+from workbench.train.step import State
+from workbench.train.terminal import Reporter, choose
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig) -> int:
+    """Run `config` to its end; returns the exit code. Raises WorkbenchError for whatever the user can mend."""
+    retain_heap()
+    planned = plan(config)
+    directory = None
+    with Interrupts() as stopped, choose(config.progress) as reporter:
+        if not config.dry_run:
+            directory = open_directory(config, planned)
+        try:
+            return Job(config, planned, reporter, stopped, directory).run()
+        finally:
+            if directory is not None:
+                directory.__exit__(*sys.exc_info())
+
+
+def open_directory(config: RunConfig, planned: Plan) -> RunDirectory:
+    """The run's directory, new or taken up again."""
+    output = Path(config.output)
+    if config.resume:
+        if config.name is None:
+            raise UsageError("--resume needs the run's name. It goes on with one run. Add --name NAME.")
+        return RunDirectory.open(output / config.name)
+    name = config.name or made_up_name(output, planned.recipe.name, config.model)
+    return RunDirectory.create(output / name, fresh=config.fresh)
+
+
+@dataclass
+class Job:
+    """One run in progress."""
+
+    config: RunConfig
+    planned: Plan
+    reporter: Reporter
+    stopped: Interrupts
+    directory: RunDirectory | None
+
+    def run(self) -> int:
+        """From the audit to the saved model."""
+        config, recipe = self.config, self.planned.recipe
+        self.reporter.phase("loading the model")
+        engine = build_engine(config, self.planned)
+        self.planned = fitting(engine, self.planned, config)
+        found = audit(engine, recipe, (*self.planned.train, *self.planned.held_out))
+        where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
+        self.reporter.header(header_lines(engine, self.planned, found, where))
+        for finding in found.warnings:
+            self.reporter.note(f"{finding.name}: {finding.text}")
+        if self.directory is None:
+            return 0
+        saved = self._take_up() if config.resume else None
+        if saved is None:
+            self.directory.write_run_json(run_facts(config, self.planned, engine))
+        held_out = self._record_divergence(engine)
+        before = self._before(engine, held_out)
+        state = State(engine, Clock(0, config.steps), config.seed, self.stopped)
+        recorder = self._recorder(state)
+        if saved is not None:
+            self._restore(saved, state, recorder)
+        ending = self._train(state, recorder)
+        if ending == "stopped":
+            return self._say_goodbye(state)
+        after = self._after(engine, held_out)
+        return self._finish(state, before, after)
+
+    # -- before ------------------------------------------------------------------------------------------------
+
+    def _take_up(self) -> checkpoint.Checkpoint | None:
+        assert self.directory is not None
+        stored = self.directory.run_json
+        refuse_difference(stored, self.config, self.planned)
+        checkpoint.sweep(self.directory.checkpoints)
+        saved = checkpoint.newest(self.directory.checkpoints)
+        for note in saved.notes if saved else ():
+            self.reporter.note(note)
+        self.reporter.note(f"resuming from step {saved.step}" if saved else "no checkpoint yet: starting at step 0")
+        return saved
+
+    def _restore(self, saved: checkpoint.Checkpoint, state: State, recorder: Recorder) -> None:
+        assert self.directory is not None
+        snapshot.restore(state.engine, self.planned.recipe, saved)
+        state.clock = Clock(saved.step, self.config.steps)
+        recorder.resumed(saved)
+        for note in self.directory.truncate_to(saved.state["offsets"]):
+            self.reporter.note(note)
+
+    def _recorder(self, state: State) -> Recorder:
+        assert self.directory is not None
+        tracking = Tracking(self.config.track, self.directory.path, self.reporter.note)
+        tracking.start(self.directory.path.name, as_dict(self.config))
+        recorder = Recorder(self.directory, self.reporter, self.planned.recipe, state, tracking)
+        recorder.keep, recorder.config_hash = self.config.keep, config_hash(self.planned)
+        recorder.evaluation = lambda: self._between(state)
+        return recorder
+
+    def _record_divergence(self, engine: Engine) -> HeldOutDivergence | None:
+        if not self.planned.recipe.needs_teacher or not self.planned.held_out:
+            return None
+        self._status("recording held-out rollouts")
+        held_out = HeldOutDivergence(engine, self.planned.recipe, self.planned.held_out, self.stopped)
+        self._check_stop()
+        return held_out
+
+    def _before(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
+        """Every arm on the untrained weights; a resumed run reads what it measured then."""
+        recipe = self.planned.recipe
+        arms = [Asked("before", recipe.student)]
+        if recipe.prompt_only is not None and recipe.prompt_only != recipe.teacher:
+            arms.append(Asked("prompt only", recipe.prompt_only))
+        if recipe.teacher is not None:
+            arms.append(Asked("teacher's view" if recipe.prompt_only != recipe.teacher else "prompt only", recipe.teacher))
+        return self._measured("before", engine, arms, held_out)
+
+    def _after(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
+        return self._measured("after", engine, [Asked("after", self.planned.recipe.student)], held_out)
+
+    def _between(self, state: State) -> None:
+        found = self._measured(f"step {state.clock.step}", state.engine, [Asked(f"step {state.clock.step}", self.planned.recipe.student)], None)
+        for result in found.arms:
+            arm = result.arm
+            self.reporter.note(f"{arm.name}: held-out correct {arm.correct}/{arm.judged}, {arm.tokens.value:.0f} tokens")
+
+    def _measured(
+        self, when: str, engine: Engine, arms: Sequence[Asked], held_out: HeldOutDivergence | None
+    ) -> Evaluation:
+        assert self.directory is not None
+        path = self.directory.path / "evaluations.jsonl"
+        stored = {row["when"]: row for row in read_jsonl(path)}
+        if when in stored and when != "after":
+            return Evaluation.from_row(stored[when])
+        if not self.planned.held_out:
+            return Evaluation(when, (), None)
+        recipe = self.planned.recipe
+        sampling = replace(recipe.sampling, temperature=0.0, max_new_tokens=self.config.eval_tokens or recipe.sampling.max_new_tokens)
+        results = []
+        for arm in arms:
+            self._status(f"evaluating: {arm.name}")
+            result = evaluate(engine, self.planned.held_out, arm, sampling, verify_with(self.config.verifier), stopped=self.stopped)
+            self._check_stop()
+            assert result is not None
+            results.append(result)
+        found = Evaluation(when, tuple(results), held_out.measure() if held_out else None)
+        with path.open("a", encoding="ascii") as stream:
+            stream.write(json.dumps(found.as_row()) + "\n")
+        return found
+
+    # -- train and after ---------------------------------------------------------------------------------------
+
+    def _train(self, state: State, recorder: Recorder) -> loop.Ending:
+        config = self.config
+        settings = LoopSettings(config.steps, config.seed, config.minutes, config.save_every, config.eval_every)
+        self._status("training", state.clock.step)
+        verify = verify_with(config.verifier)
+        return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
+
+    def _say_goodbye(self, state: State) -> int:
+        assert self.directory is not None
+        step, number = state.clock.step, self.stopped.signal_number or 2
+        self.directory.status("interrupted", step)
+        what = f"saved step {step}" if step else "stopped before the first step was done; nothing to save"
+        self.reporter.result("stopped", f"{what}. Continue: {resume_command(self.directory.path)}")
+        return 128 + number
+
+    def _finish(self, state: State, before: Evaluation, after: Evaluation) -> int:
+        assert self.directory is not None
+        self._status("saving the model", state.clock.step)
+        text, data = evaluation_text(self.planned.recipe, before, after)
+        (self.directory.path / "eval.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        for name, line in text:
+            self.reporter.result(name, line, data.get(name))
+        final = self.directory.path / "final"
+        target = export(state.engine, final, card(self.config, self.planned, state.engine, data))
+        facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
+        self.directory.status("finished", state.clock.step, **facts)
+        self.reporter.result("saved", f"{target}", facts)
+        return 0
+
+    # -- small -------------------------------------------------------------------------------------------------
+
+    def _status(self, phase: str, step: int = 0) -> None:
+        assert self.directory is not None
+        self.reporter.phase(phase)
+        self.directory.status(phase, step)
+
+    def _check_stop(self) -> None:
+        if self.stopped():
+            assert self.directory is not None
+            raise Interrupted(
+                f"stopped while {self.directory.path.name} was measuring; no step was lost. "
+                f"Continue: {resume_command(self.directory.path)}",
+                self.stopped.signal_number or 2,
+            )
+
+
+def build_engine(config: RunConfig, planned: Plan) -> Engine:
+    """Model, tokenizer, adapter and teacher as the configuration and the recipe say."""
+    device = pick_device(config.device)
+    adapter = planned.recipe.adapter
+    source = str(fork_source(config.fork)) if config.fork else config.model
+    loaded = load(source, dtype=pick_dtype(config.dtype, device, adapter is not None), chat_template=config.chat_template)
+    micro = config.micro_tokens or (2048 if device.type == "cpu" else 16384)
+    settings = EngineSettings(
+        device=device,
+        decode_rows=64 if device.type == "cpu" else 256,
+        micro_tokens=micro,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+    torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws
+    return Engine(loaded, adapter=adapter, refresh=planned.recipe.refresh, settings=settings)
+
+
+def fork_source(path: str) -> Path:
+    """The folder with the weights of another run. Raises UsageError where there is none."""
+    final = Path(path) / "final"
+    for folder in (final / "adapter", final):
+        if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+            return folder
+    raise UsageError(f"--fork {path}: no finished model there (looked for {final}). Resume it to its end, or name another run.")
+
+
+def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
+    """Drop problems whose prompt is longer than `--max-prompt-tokens`, if that is given."""
+    if config.max_prompt_tokens is None:
+        return planned
+    from workbench.inspector.audit import prompt_lengths
+
+    kept = []
+    for side in (planned.train, planned.held_out):
+        lengths = prompt_lengths(engine, planned.recipe, side)
+        kept.append(tuple(p for p, pair in zip(side, lengths, strict=True) if max(pair) <= config.max_prompt_tokens))
+    dropped = len(planned.train) + len(planned.held_out) - sum(map(len, kept))
+    if not kept[0]:
+        raise InputError(f"--max-prompt-tokens {config.max_prompt_tokens} drops every problem. Raise it.")
+    note = f"{dropped} problems dropped: a prompt longer than {config.max_prompt_tokens} tokens"
+    problems = replace(planned.problems, train=kept[0], held_out=kept[1])
+    return replace(planned, problems=problems, notes=(*planned.notes, note))
+
+
+def verify_with(profile: str) -> Any:
+    """The judge of a rollout under a profile."""
+
+    def verify(rollout: Rollout) -> Verdict:
+        return verifiers.verify(rollout.problem, rollout.text, truncated=rollout.stop != "stop", profile=profile)
+
+    return verify

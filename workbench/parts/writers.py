@@ -1,0 +1,179 @@
+"""Who writes (pi_mix): which completions a step learns from.
+
+A writer turns problems into rollouts through a `Generator`; it never scores them. The random draws of a rollout
+depend on (seed, step, problem id, author, index) alone, so neither batch size nor a resume changes one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from workbench.errors import RecipeError
+from workbench.records import Author, Context, Generator, Problem, Request, Rollout, Sampling
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a writer works with at one step."""
+
+    generator: Generator
+    student: Context
+    teacher: Context | None
+    sampling: Sampling
+    seed: tuple[int, ...]
+    """(run seed, step)."""
+    stopped: Callable[[], bool]
+
+    def request(self, problem: Problem, author: Author, index: int) -> Request:
+        """The request for one completion; a data set's text is read under the student's context."""
+        context = self.teacher if author == "teacher" else self.student
+        assert context is not None, "Recipe refuses a writing teacher without a context"
+        return Request(problem, context, author, index, self.seed)
+
+
+class Writer(Protocol):
+    """Problems -> rollouts that know their author and how likely they were when written."""
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """Everybody who may appear as an author."""
+        ...
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """Rollouts, grouped by problem in the order of `problems`."""
+        ...
+
+    def grouped(self, per_problem: int) -> Writer:
+        """The same writer with another group size."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    per_problem: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an empty group. Raises RecipeError."""
+        if self.per_problem < 1:
+            raise RecipeError(f"{type(self).__name__}(per_problem={self.per_problem}): at least 1 rollout a problem.")
+
+    @property
+    def author(self) -> Author:
+        """Whose completions these are."""
+        return "student"
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """The one author."""
+        return frozenset({self.author})
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """`per_problem` samples each."""
+        requests = [desk.request(p, self.author, k) for p in problems for k in range(self.per_problem)]
+        return desk.generator.generate(requests, desk.sampling, desk.stopped)
+
+    def grouped(self, per_problem: int) -> Writer:
+        """The same writer with another group size."""
+        return replace(self, per_problem=per_problem)
+
+
+@dataclass(frozen=True)
+class OnPolicy(_Sampler):
+    """The student writes, under its own context."""
+
+
+@dataclass(frozen=True)
+class ByTeacher(_Sampler):
+    """The teacher writes, under its privileged context."""
+
+    @property
+    def author(self) -> Author:
+        """The teacher."""
+        return "teacher"
+
+
+@dataclass(frozen=True)
+class FromDataset:
+    """The data set's own worked solution is the completion; nothing is sampled."""
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """The data set."""
+        return frozenset({"dataset"})
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """One rollout a problem; raises InputError where a problem has no solution."""
+        return desk.generator.transcribe([desk.request(p, "dataset", 0) for p in problems], desk.sampling)
+
+    def grouped(self, per_problem: int) -> Writer:
+        """There is one solution a problem. Raises RecipeError for more."""
+        if per_problem != 1:
+            raise RecipeError(f"FromDataset has one text a problem, so --group {per_problem} has no meaning. Leave it out.")
+        return self
+
+
+@dataclass(frozen=True)
+class Together:
+    """Every problem by each of the writers: GATES has eight tutor rollouts and eight of the student."""
+
+    writers: tuple[Writer, ...]
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """Everybody."""
+        return frozenset(author for w in self.writers for author in w.authors)
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """Problem by problem, writers in order."""
+        drawn = [w.draw(desk, problems) for w in self.writers]
+        return [r for p in problems for rollouts in drawn for r in rollouts if r.problem is p]
+
+    def grouped(self, per_problem: int) -> Writer:
+        """Each writer with this group size."""
+        return replace(self, writers=tuple(w.grouped(per_problem) for w in self.writers))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Each problem by one author, drawn with the given shares: pi_mix of GKD (arXiv:2306.13649, eq. 2)."""
+
+    student: float = 0.0
+    teacher: float = 0.0
+    dataset: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are no distribution. Raises RecipeError."""
+        total = self.student + self.teacher + self.dataset
+        if min(self.student, self.teacher, self.dataset) < 0 or abs(total - 1.0) > 1e-9:
+            raise RecipeError(
+                f"pi_mix must sum to 1: student={self.student} + teacher={self.teacher} + dataset={self.dataset} = {total}."
+            )
+
+    def _shares(self) -> list[tuple[Writer, float]]:
+        return [(OnPolicy(), self.student), (ByTeacher(), self.teacher), (FromDataset(), self.dataset)]
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """Those with a share."""
+        return frozenset(a for writer, share in self._shares() if share > 0 for a in writer.authors)
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """One rollout a problem, its author drawn from (seed, step, problem)."""
+        rollouts: dict[int, Rollout] = {}
+        writers, shares = zip(*self._shares(), strict=True)
+        drawn = [random.Random(f"{desk.seed}/{p.id}").choices(range(3), shares)[0] for p in problems]
+        for i, writer in enumerate(writers):
+            chosen = [position for position, d in enumerate(drawn) if d == i]
+            if chosen:
+                written = writer.draw(desk, [problems[c] for c in chosen])
+                rollouts.update(zip(chosen, written, strict=True))
+        return [rollouts[i] for i in range(len(problems))]
+
+    def grouped(self, per_problem: int) -> Writer:
+        """One author a problem. Raises RecipeError for more."""
+        if per_problem != 1:
+            raise RecipeError(f"Mixture draws one author a problem, so --group {per_problem} has no meaning. Leave it out.")
+        return self

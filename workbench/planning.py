@@ -1,0 +1,107 @@
+"""From a `RunConfig` to what will be done: the recipe with everything the user changed, and the problems."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+
+import verifiers
+from workbench.config import RunConfig
+from workbench.errors import UsageError, nearest
+from workbench.overrides import apply_set
+from workbench.problems import ProblemSet, check_needs, graded, load, pair_with_others, parse_columns
+from workbench.recipe import Recipe
+from workbench.recipes import ALL, FOR_MODEL
+from workbench.records import Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as far as it can be known without a model."""
+
+    recipe: Recipe
+    problems: ProblemSet
+    notes: tuple[str, ...]
+    """What the user should know: golds left out, settings that are not the paper's."""
+
+    @property
+    def train(self) -> tuple[Problem, ...]:
+        """What is learnt from."""
+        return self.problems.train
+
+    @property
+    def held_out(self) -> tuple[Problem, ...]:
+        """What is evaluated on."""
+        return self.problems.held_out
+
+
+def plan(config: RunConfig) -> Plan:
+    """Settle recipe and problems. Raises UsageError and InputError for whatever cannot be meant or used."""
+    recipe, notes = settle_recipe(config)
+    problems, more = settle_problems(config, recipe)
+    return Plan(recipe, problems, (*notes, *more))
+
+
+def settle_recipe(config: RunConfig) -> tuple[Recipe, tuple[str, ...]]:
+    """The named recipe, as set for the model if the catalogue says how, then `--set`, then flags."""
+    if config.recipe not in ALL:
+        raise UsageError(f"no recipe '{config.recipe}'. {nearest(config.recipe, ALL)}")
+    published = ALL[config.recipe]
+    recipe = FOR_MODEL.get(config.model, {}).get(config.recipe, published)
+    notes = () if recipe is published else (f"{config.recipe} as set for {config.model}: {_changes(published, recipe)}",)
+    for text in config.set:
+        recipe = apply_set(recipe, text)
+    sampling = _given(config, ("max_new_tokens", "temperature", "top_p"))
+    optimizer = _given(config, ("lr", "weight_decay", "warmup_steps", "max_grad_norm"))
+    recipe = replace(
+        recipe,
+        sampling=replace(recipe.sampling, **sampling),
+        optimizer=replace(recipe.optimizer, **optimizer),
+        batch=config.batch if config.batch is not None else recipe.batch,
+        rollouts=recipe.rollouts.grouped(config.group) if config.group is not None else recipe.rollouts,
+        adapter=recipe.adapter if config.adapter is None else None if config.adapter == "none" else config.adapter,
+    )
+    return recipe, notes
+
+
+def settle_problems(config: RunConfig, recipe: Recipe) -> tuple[ProblemSet, tuple[str, ...]]:
+    """Load, drop what no verifier can grade, hold some out, and give each problem the other one a control shows."""
+    source = config.problems
+    columns = parse_columns(config.columns) if config.columns else None
+    found = load(
+        source, split=config.split, limit=config.limit, columns=columns, require=config.require, seed=config.seed
+    )
+    if config.held_out is not None:
+        other = load(config.held_out, columns=columns, require=config.require, seed=config.seed)
+        found = replace(found, held_out=(*other.train, *other.held_out)[: config.eval_problems or None])
+    else:
+        found = found.with_held_out(config.eval_problems, config.seed)
+    check_needs(found, recipe.needs, f"recipe {recipe.name} shows the teacher")
+    train, lost = graded(found.train, verifiers.check_gold)
+    held_out, lost_too = graded(found.held_out, verifiers.check_gold)
+    if any(need.startswith("other.") for need in recipe.needs):
+        train = pair_with_others(train, config.seed)
+        held_out = pair_with_others(held_out, config.seed) if held_out else held_out
+    return replace(found, train=train, held_out=held_out), (*lost, *lost_too)
+
+
+def _given(config: RunConfig, names: tuple[str, ...]) -> dict[str, object]:
+    return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+
+
+def _changes(published: Recipe, used: Recipe) -> str:
+    """`optimizer.lr 1e-4 (paper 5e-06)`, field by field."""
+    out: list[str] = []
+
+    def walk(path: str, old: object, new: object) -> None:
+        if old == new:
+            return
+        same_kind = dataclasses.is_dataclass(old) and type(old) is type(new)
+        if same_kind and path not in {"student", "teacher", "prompt_only"}:
+            for f in dataclasses.fields(old):  # type: ignore[arg-type]
+                walk(f"{path}.{f.name}".lstrip("."), getattr(old, f.name), getattr(new, f.name))
+        else:
+            out.append(f"{path} {new!r} (paper {old!r})")
+
+    walk("", published, used)
+    return ", ".join(out)

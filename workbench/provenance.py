@@ -1,0 +1,80 @@
+"""What a run was started from, and whether a resumed one is still the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench import __version__
+from workbench.config import RunConfig, as_dict
+from workbench.engine.engine import Engine
+from workbench.errors import UsageError
+from workbench.planning import Plan
+from workbench.train import snapshot
+
+
+def config_hash(planned: Plan) -> str:
+    """What a checkpoint must agree on with the run that resumes it."""
+    return hashlib.sha256((planned.recipe.describe() + planned.problems.sha256).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+CHANGES_NOTHING = frozenset(
+    {"steps", "minutes", "eval_every", "save_every", "keep", "track", "progress", "debug", "dry_run", "resume", "fresh",
+     "name", "output", "micro_tokens", "activation_checkpointing", "device"}
+)  # fmt: skip
+"""Fields that a resumed run may change: they move no number of the steps to come."""
+
+
+def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Plan) -> None:
+    """Compare with what the run was started with. Raises UsageError naming every field that changes results."""
+    old, new = stored.get("config", {}), as_dict(config)
+    odd = [f"{k} {old[k]!r} -> {new[k]!r}" for k in sorted(old.keys() & new.keys()) if k not in CHANGES_NOTHING and old[k] != new[k]]
+    if stored.get("recipe_text") != planned.recipe.describe() and not odd:
+        odd = ["the recipe itself: this version of the workbench describes it differently"]
+    if stored.get("data_sha256") != planned.problems.sha256 and not odd:
+        odd = ["the problems: the data is not what it was"]
+    if odd:
+        raise UsageError(
+            f"--resume: {'; '.join(odd)}. These change results, so it would be another run. "
+            f"Leave them as they were, or start one with --fork {config.output}/{config.name}."
+        )
+
+
+def run_facts(config: RunConfig, planned: Plan, engine: Engine) -> dict[str, Any]:
+    """What run.json holds."""
+    import transformers
+
+    return {
+        "command": ["python", "-m", "workbench.opsd", *sys.argv[1:]],
+        "version": __version__,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "commit": _commit(),
+        "config": as_dict(config),
+        "recipe": planned.recipe.name,
+        "recipe_text": planned.recipe.describe(),
+        "seed": config.seed,
+        "data": planned.problems.source,
+        "data_sha256": planned.problems.sha256,
+        "model_source": engine.loaded.source,
+        "model_revision": engine.loaded.revision,
+        "model_sha256": snapshot.base_fingerprint(engine),
+        "stop_ids": sorted(engine.stop_ids),
+        "chat_template": engine.tokenizer.chat_template,
+    }
+
+
+def _commit() -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return out.stdout.strip() or None

@@ -1,0 +1,135 @@
+"""What a method is: five answers in one frozen value.
+
+    L = E_{y ~ pi_mix} [ sum_t w_t * D_f( p_T(.|c_T, y_<t) || p_theta(.|c_S, y_<t) ) ]  +  reward and text terms
+
+Who sees what: `student`, `teacher`. Whose weights teach: `refresh`. Who writes: `rollouts`. What is compared:
+`terms`. Where does it count: `advantage`, `gates`, `token_weight`, `curriculum`. A recipe that constructs is a recipe
+that runs: whatever can be known to fail is refused here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from workbench.errors import RecipeError
+from workbench.parts.advantages import Advantage, group_centred
+from workbench.parts.contexts import question
+from workbench.parts.curricula import Curriculum, Shuffled
+from workbench.parts.gates import Gate
+from workbench.parts.refresh import FROZEN
+from workbench.parts.schedules import Clock, Scalar, resolve
+from workbench.parts.terms import Term
+from workbench.parts.weights import TokenWeight
+from workbench.parts.writers import FromDataset, Mixture, OnPolicy, Writer
+from workbench.records import Context, Refresh, Sampling
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW and its schedule; defaults of a recipe are its paper's."""
+
+    lr: Scalar = 1e-6
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train. Raises RecipeError."""
+        if isinstance(self.lr, (int, float)) and not 0 <= self.lr < 1:
+            raise RecipeError(f"lr={self.lr}: a learning rate lies in [0, 1). Papers here use 1e-6 to 2e-4.")
+        if self.max_grad_norm <= 0:
+            raise RecipeError(f"max_grad_norm={self.max_grad_norm} must be positive. Use inf to clip nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One method. Every default that differs from these comes from `paper`."""
+
+    name: str
+    paper: str
+    terms: tuple[Term, ...]
+    student: Context = question
+    teacher: Context | None = None
+    refresh: Refresh = FROZEN
+    rollouts: Writer = field(default_factory=OnPolicy)
+    advantage: Advantage = group_centred
+    gates: tuple[Gate, ...] = ()
+    token_weight: TokenWeight | None = None
+    curriculum: Curriculum = field(default_factory=Shuffled)
+    reduction: Literal["token", "sequence"] = "token"
+    sampling: Sampling = field(default_factory=Sampling)
+    """Also the temperature at which both roles are scored: a divergence compares what would be sampled."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    batch: int = 32
+    """Problems a step."""
+    adapter: str | None = None
+    """What the paper trained: None for all weights, or `lora:r=64,alpha=128`."""
+    prompt_only: Context | None = None
+    """The teacher's instruction without anything privileged: shown to the untrained student it is the baseline
+    that a gain has to beat."""
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe that cannot run, naming the field. Raises RecipeError."""
+        if not self.terms:
+            raise RecipeError(f"recipe '{self.name}' has no terms, so it has no loss. Give it at least one.")
+        authors = self.rollouts.authors
+        if "teacher" in authors and self.teacher is None:
+            raise RecipeError(f"recipe '{self.name}': the teacher writes, but `teacher` is None. Give it a context.")
+        for term in self.terms:
+            kind = type(term).__name__
+            if "teacher" in term.needs and self.teacher is None:
+                raise RecipeError(
+                    f"recipe '{self.name}': {kind} compares with a teacher, but `teacher` is None. Give the teacher a "
+                    "context (e.g. with_solution), or use CrossEntropy to learn from text alone."
+                )
+            if "behaviour" in term.needs and "dataset" in authors:
+                raise RecipeError(
+                    f"recipe '{self.name}': {kind} needs the writer's log-probs, and a data set has none. "
+                    "Use OnPolicy, or a term without importance weights."
+                )
+            if not term.where.authors & authors:  # type: ignore[attr-defined]
+                raise RecipeError(
+                    f"recipe '{self.name}': {kind} counts rollouts {term.where!r}, but only "
+                    f"{', '.join(sorted(authors))} write. Change `where` or `rollouts`."
+                )
+        if self.sampling.temperature <= 0 and "student" in authors:
+            raise RecipeError(f"recipe '{self.name}': rollouts at temperature 0 have no distribution to compare at. Use > 0.")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares with a teacher."""
+        return any("teacher" in term.needs for term in self.terms)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The fields of `Problem` that some role is shown or that is trained on."""
+        shown = self.student.needs | (self.teacher.needs if self.teacher else frozenset())
+        text = isinstance(self.rollouts, FromDataset) or (isinstance(self.rollouts, Mixture) and self.rollouts.dataset > 0)
+        return shown | ({"solution"} if text else frozenset())
+
+    def at(self, clock: Clock) -> Recipe:
+        """The recipe with every schedule replaced by its value at `clock`."""
+        return resolve(self, clock)
+
+    def describe(self) -> str:
+        """The five answers as text: what a run records and what `--resume` compares."""
+        weights = {0: "the initial policy, frozen"}.get(self.refresh.every, f"{self.refresh}")
+        if self.refresh == Refresh(1, 1.0):
+            weights = "the student itself, live"
+        gates = " then ".join(map(repr, self.gates)) or "every rollout"
+        rows = [
+            ("who sees what", f"student: {self.student!r}; teacher: {self.teacher!r}"),
+            ("whose weights teach", weights if self.teacher else "nobody's"),
+            ("who writes", f"{self.rollouts!r}, {self.sampling!r}"),
+            ("what is compared", " + ".join(map(repr, self.terms)) + f", mean over each {self.reduction}"),
+            ("where it counts", f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}"),
+            ("optimizer", f"{self.optimizer!r}, batch {self.batch}, {self.adapter or 'all weights'}"),
+        ]
+        return "\n".join([f"{self.name} ({self.paper})", *(f"  {label:20} {text}" for label, text in rows)])
+
+
+def with_changes(recipe: Recipe, **changes: object) -> Recipe:
+    """`dataclasses.replace` that re-runs every check; nested parts are replaced the same way."""
+    return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,19 @@
+"""The catalogue: every method is a literal, one file a family.
+
+The room promises that each recipe constructs, prints as five answers and runs through `train/step.py` unchanged.
+Nothing here computes, registers itself or imports the engine.
+"""
+
+from __future__ import annotations
+
+from workbench.recipe import Recipe
+from workbench.recipes import compression, controls, self_distillation
+
+ALL: dict[str, Recipe] = {
+    recipe.name: recipe
+    for family in (self_distillation, compression, controls)
+    for recipe in family.RECIPES
+}
+
+FOR_MODEL: dict[str, dict[str, Recipe]] = {"smollm2": {}}
+"""Recipes as set for a model the papers did not train; found by experiment, `docs/log.md` has the runs."""

@@ -1,0 +1,137 @@
+"""What a run leaves behind while it trains: files first, then the screen."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from workbench.recipe import Recipe
+from workbench.records import Judged
+from workbench.train import snapshot
+from workbench.train.checkpoint import Checkpoint
+from workbench.train.report import StepReport, words
+from workbench.train.reporting import Alarms, StepLine, Tracking
+from workbench.train.run_directory import RunDirectory
+from workbench.train.step import State
+from workbench.train.terminal import Reporter
+
+
+class Recorder:
+    """The loop's observer: metrics.jsonl, rollouts.jsonl, checkpoints, alarms, trackers, the step line."""
+
+    def __init__(
+        self, directory: RunDirectory, reporter: Reporter, recipe: Recipe, state: State, tracking: Tracking
+    ) -> None:
+        """`state` is the run's; it is read, never changed."""
+        self.directory, self.reporter, self.recipe, self.state, self.tracking = directory, reporter, recipe, state, tracking
+        self.alarms = Alarms()
+        self.keep = 2
+        self.config_hash = ""
+        self.evaluation: Callable[[], None] = lambda: None
+        self.extra: dict[str, Any] = {}
+        """JSON that a checkpoint carries along."""
+        self._started, self._first = time.monotonic(), state.clock.step
+
+    def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
+        """Write the step, show it, and say once what should make a person look."""
+        row = report.metrics() | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        self.directory.metrics.append(row)
+        for judged in report.judged:
+            self.directory.rollouts.append(rollout_row(report, judged))
+        self.tracking.scalars(report.step, {k: v for k, v in row.items() if isinstance(v, (int, float))})
+        self.reporter.step(self._line(report, seconds))
+        for judged in shown(report.judged):
+            self.reporter.rollout(judged)
+        for text in (*notes, *self.alarms.observe(row)):
+            self.reporter.note(text)
+        self.directory.status("training", report.step)
+
+    def _line(self, report: StepReport, seconds: dict[str, float]) -> StepLine:
+        row = report.metrics()
+        done = report.step - self._first
+        left = (time.monotonic() - self._started) / max(1, done) * (self.state.clock.total - report.step)
+        gates = " then ".join(type(gate).__name__ for gate in self.recipe.gates) or "being empty"
+        more = {} if report.turned is None else {"turned": report.turned}
+        return StepLine(
+            step=report.step,
+            total=self.state.clock.total,
+            seconds=seconds,
+            divergence=words(report.terms[0]),
+            value=report.divergence[0],
+            kept=report.kept,
+            rollouts=row["rollouts"],
+            correct=row["correct"],
+            judged=row["judged"],
+            tokens=row["tokens_mean"],
+            truncated=round(row["truncated_share"] * row["rollouts"]),
+            grad_norm=report.grad_norm,
+            tokens_per_second=row["tokens_mean"] * row["rollouts"] / max(1e-9, sum(seconds.values())),
+            seconds_left=left,
+            peak_bytes=peak_bytes(),
+            note="" if report.kept else f"all {row['rollouts']} rollouts rejected by {gates}",
+            more=more,
+        )
+
+    def save(self) -> None:
+        """A checkpoint of the state as it is now."""
+        step = self.state.clock.step
+        self.directory.status("saving", step)
+        extra = self.extra | {"offsets": self.directory.offsets(), "alarms": self.alarms.state_dict()}
+        snapshot.save(
+            self.directory.checkpoints, self.state.engine, self.recipe, step, extra,
+            config_hash=self.config_hash, keep=self.keep,
+        )  # fmt: skip
+        self.directory.status("training", step)
+
+    def evaluate(self) -> None:
+        """Between steps, if asked for."""
+        self.evaluation()
+
+    def resumed(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint: alarms already said stay said, and time counts from here."""
+        self.alarms = Alarms(saved.state["alarms"])
+        self._started, self._first = time.monotonic(), saved.step
+
+
+def rollout_row(report: StepReport, judged: Judged) -> dict[str, Any]:
+    """A line of rollouts.jsonl; names are API."""
+    rollout, verdict = judged.rollout, judged.verdict
+    return {
+        "step": report.step,
+        "problem": rollout.problem.id,
+        "question": rollout.problem.question,
+        "index": rollout.index,
+        "author": rollout.author,
+        "text": rollout.text,
+        "token_ids": rollout.tokens,
+        "stop": rollout.stop,
+        "status": verdict.status,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "reason": verdict.reason,
+        "level": verdict.level,
+        "advantage": judged.advantage,
+        "kept": id(rollout) in report.entries,
+        "divergence": report.entries.get(id(rollout)),
+        "sampler_logp": rollout.logprobs,
+        "weights_version": rollout.weights_version,
+    }
+
+
+def shown(judged: Sequence[Judged]) -> list[Judged]:
+    """The shortest and the longest rollout of a step: what a person should see is at the edges."""
+    order = sorted(judged, key=lambda j: len(j.rollout.tokens))
+    return [] if not order else [order[0]] if len(order) == 1 else [order[0], order[-1]]
+
+
+def peak_bytes() -> int:
+    """Largest memory so far: on the GPU if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used if sys.platform == "darwin" else used * 1024)

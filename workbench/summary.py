@@ -1,0 +1,142 @@
+"""What a run tells a person: the header before step 1, the table and the verdict at the end, the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench import __version__
+from workbench.config import RunConfig
+from workbench.engine.embedded import EMBEDDED
+from workbench.engine.engine import Engine
+from workbench.engine.export import model_card
+from workbench.inspector.audit import Audit
+from workbench.planning import Plan
+from workbench.recipe import Recipe
+from workbench.records import Case
+from workbench.train.evaluate import Answer, ArmResult, headline
+from workbench.train.report import words
+from workbench.train.statistics import (
+    Difference,
+    Scores,
+    arms_dict,
+    arms_table,
+    bootstrap_mean,
+    paired_bootstrap,
+    verdict_line,
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out set at one moment."""
+
+    when: str
+    arms: tuple[ArmResult, ...]
+    divergence: Scores | None
+
+    def as_row(self) -> dict[str, Any]:
+        """For evaluations.jsonl."""
+        arms = [{"name": a.name, "answers": [vars(x) for x in a.answers]} for a in self.arms]
+        return {"when": self.when, "arms": arms, "divergence": self.divergence}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Evaluation:
+        """What `as_row` wrote."""
+        arms = tuple(ArmResult(a["name"], tuple(Answer(**x) for x in a["answers"])) for a in row["arms"])
+        return cls(row["when"], arms, row["divergence"])
+
+
+def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> list[str]:
+    """Both prompts of one problem, token counts, every check, where files go: before anything is trained."""
+    recipe = planned.recipe
+    trained = sum(p.numel() for p in engine.parameters().values())
+    problem, student, teacher = found.examples[0]
+    lines = [
+        f"model          {engine.loaded.source} ({trained / 1e6:.1f}M trained, {engine.adapter or 'all weights'}, "
+        f"{engine.settings.device}, {torch.get_num_threads()} threads)",
+        *(f"               {note}" for note in engine.loaded.notes),
+        f"recipe         {recipe.describe().splitlines()[0]}",
+        *(f"  {line}" for line in recipe.describe().splitlines()[1:]),
+        *(f"problems       {line}" for line in str(planned.problems).splitlines()),
+        *(f"note           {note}" for note in planned.notes),
+        f"student sees   {len(student.ids)} tokens  {student.text}",
+    ]
+    if teacher is not None:
+        lines.append(f"teacher sees   {len(teacher.ids)} tokens  {teacher.text}")
+    lines += [f"check {f.name:8} {'' if f.fine else 'WARNING '}{f.text}" for f in found.findings]
+    return [*lines, f"run            {where}"]
+
+
+def evaluation_text(recipe: Recipe, before: Evaluation, after: Evaluation) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """(name, text) of the results, and everything in them as data for eval.json."""
+    if not before.arms or not after.arms:
+        return [("verdict", "nothing was evaluated, so nothing can be said (--eval-problems 0)")], {}
+    first, last = before.arms[0], after.arms[0]
+    accuracy = paired_bootstrap(first.scores, last.scores)
+    tokens = paired_bootstrap(first.tokens, last.tokens, unit="tokens")
+    differences = [Difference("after - before", "accuracy", accuracy), Difference("after - before", "tokens", tokens)]
+    for arm in before.arms[1:]:
+        differences.append(Difference(f"after - {arm.name}", "accuracy", paired_bootstrap(arm.scores, last.scores)))
+        differences.append(Difference(f"after - {arm.name}", "tokens", paired_bootstrap(arm.tokens, last.tokens)))
+    divergence, name = None, f"held-out {words(type(headline(recipe)).__name__)}"
+    if before.divergence and after.divergence:
+        divergence = paired_bootstrap(before.divergence, after.divergence, unit="nat/token")
+        differences.append(Difference("after - before", name, divergence))
+    arms = [result.arm for result in (*before.arms, *after.arms)]
+    outcome = verdict_line(accuracy, tokens, divergence, divergence_name=name)
+    data: dict[str, Any] = arms_dict(arms, differences) | {"verdict": {"word": outcome.word, "line": outcome.line}}
+    text = [("", arms_table(arms, differences)), ("verdict", outcome.line)]
+    if before.divergence and after.divergence:
+        old, new = (bootstrap_mean(d, unit="nat/token") for d in (before.divergence, after.divergence))
+        text.insert(1, ("divergence", f"{name} {old.text(3)} -> {new.text(3)}"))
+        data["divergence"] = {"name": name, "before": old.as_dict(), "after": new.as_dict()}
+    return text, data
+
+
+def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, Any]) -> str:
+    """README.md of the trained model: what it is, both prompts word for word, results with n, limits."""
+    recipe, base = planned.recipe, EMBEDDED[config.model][1] if config.model in EMBEDDED else config.model
+    facts = {
+        "base_model": base,
+        "base_model_relation": "adapter" if engine.adapter else "finetune",
+        "library_name": "peft" if engine.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["self-distillation", recipe.name],
+    }
+    problem = planned.train[0]
+    prompts = [("Student's prompt", engine.prompt(recipe.student, Case(problem)).text)]
+    if recipe.teacher is not None:
+        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem)).text))
+    body = [f"Trained with opsd-workbench {__version__} from `{base}`.", "", _fenced(recipe.describe())]
+    for title, text in prompts:
+        body += ["", f"## {title}", "", _fenced(text)]
+    body += ["", "## Results", "", _fenced(_results(data)), "", "## Limits", "", _limits(planned, engine)]
+    return model_card(f"{recipe.name} on {base}", facts, "\n".join(body))
+
+
+def _results(data: Mapping[str, Any]) -> str:
+    rows: Sequence[Mapping[str, Any]] = data.get("arms", ())
+    lines = [
+        f"{r['name']}: correct {r['correct']}/{r['judged']} [{r['accuracy']['low']:.2f}, {r['accuracy']['high']:.2f}], "
+        f"{r['tokens']['value']:.0f} tokens, truncated {r['truncated']}, unparsed {r['unparsed']}"
+        for r in rows
+    ]
+    return "\n".join([*lines, str(data.get("verdict", {}).get("line", "not evaluated"))])
+
+
+def _limits(planned: Plan, engine: Engine) -> str:
+    notes = "; ".join(engine.loaded.notes) or "none"
+    return (
+        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{planned.problems.source}` and nothing else. "
+        f"Notes on the base: {notes}. One training run, seed in run.json."
+    )
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in text.split() if set(run) == {"`"}), default=2)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

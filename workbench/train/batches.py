@@ -1,0 +1,106 @@
+"""From kept rollouts to micro-batches: what both roles read, in an order that wastes little padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.divergence import TokenRows
+from workbench.engine.engine import Engine
+from workbench.recipe import Recipe
+from workbench.records import Case, Judged
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One rollout as it is scored: its tokens behind each role's own prompt."""
+
+    judged: Judged
+    student_prompt: tuple[int, ...]
+    teacher_prompt: tuple[int, ...] | None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The completion."""
+        return self.judged.rollout.tokens
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longer role: what a row costs."""
+        return max(len(self.student_prompt), len(self.teacher_prompt or ())) + len(self.tokens)
+
+
+def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) -> list[Entry]:
+    """One entry a rollout that teaches, under the recipe's contexts; peers are the rest of its group."""
+    out = []
+    for group in groups:
+        for judged in group:
+            if judged.weight <= 0 or not judged.rollout.tokens:
+                continue
+            peers = tuple(other for other in group if other is not judged)
+            case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
+            teacher = (
+                engine.prompt(recipe.teacher, case).ids if recipe.teacher and recipe.needs_teacher else None
+            )
+            out.append(Entry(judged, engine.prompt(recipe.student, case).ids, teacher))
+    return out
+
+
+def micro_batches(all_entries: Sequence[Entry], max_tokens: int) -> list[list[Entry]]:
+    """Rows of similar width together, at most `max_tokens` padded tokens each, at least one row each."""
+    batches: list[list[Entry]] = []
+    for entry in sorted(all_entries, key=lambda e: e.width):
+        if batches and entry.width * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(entry)
+        else:
+            batches.append([entry])
+    return batches
+
+
+def token_rows(batch: Sequence[Entry], device: torch.device) -> TokenRows:
+    """The completion tokens of a micro-batch, flat, in the order `Engine.score` returns their states."""
+    ids = [t for e in batch for t in e.tokens]
+    position = [i for e in batch for i in range(len(e.tokens))]
+    behaviour = [x for e in batch for x in (e.judged.rollout.logprobs or [float("nan")] * len(e.tokens))]
+    advantage = [e.judged.advantage for e in batch for _ in e.tokens]
+    return TokenRows(
+        ids=torch.tensor(ids, device=device),
+        position=torch.tensor(position, device=device),
+        behaviour=torch.tensor(behaviour, dtype=torch.float32, device=device),
+        advantage=torch.tensor(advantage, dtype=torch.float32, device=device),
+    )
+
+
+@dataclass(frozen=True)
+class Denominators:
+    """Per term, what its sum is divided by: counted over the whole step, so that splitting a batch changes nothing."""
+
+    tokens: tuple[int, ...]
+    sequences: tuple[int, ...]
+
+    @classmethod
+    def of(cls, recipe: Recipe, all_entries: Sequence[Entry]) -> Denominators:
+        """Count the step."""
+        chosen = [[e for e in all_entries if term.where(e.judged)] for term in recipe.terms]  # type: ignore[operator]
+        return cls(
+            tokens=tuple(sum(len(e.tokens) for e in es) for es in chosen),
+            sequences=tuple(len(es) for es in chosen),
+        )
+
+    def weights(self, recipe: Recipe, k: int, batch: Sequence[Entry], device: torch.device) -> Tensor:
+        """(N,) weight of term k on each token: mask * coef * rollout weight / denominator."""
+        term = recipe.terms[k]
+        coef = term.coef
+        assert isinstance(coef, (int, float)), "Recipe.at has replaced schedules by numbers"
+        out = []
+        for entry in batch:
+            n = len(entry.tokens)
+            share = 0.0
+            if term.where(entry.judged):  # type: ignore[operator]
+                over = self.tokens[k] if recipe.reduction == "token" else n * self.sequences[k]
+                share = coef * entry.judged.weight / over
+            out.append(torch.full((n,), share))
+        return torch.cat(out).to(device)

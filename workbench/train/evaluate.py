@@ -1,0 +1,173 @@
+"""What a model can do on held-out problems, and how far the student is from its teacher there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from verifiers import Verdict
+from workbench.divergence import Head, Options, Part, ReverseKL, Scored, fused_loss
+from workbench.engine.engine import Engine, never
+from workbench.recipe import Recipe
+from workbench.records import Context, Judged, Problem, Request, Rollout, Sampling
+from workbench.train.batches import Entry, entries, micro_batches, token_rows
+from workbench.train.statistics import Arm, Scores, pass_at_k
+
+Verifier = Callable[[Rollout], Verdict]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One way of asking: the student before, under the teacher's instruction, with its privileged view, after."""
+
+    name: str
+    context: Context
+    samples: int = 1
+    """Completions a problem; more than one needs a temperature."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One judged completion, as eval.jsonl keeps it."""
+
+    problem: str
+    index: int
+    status: str
+    score: float | None
+    tokens: int
+    stop: str
+    text: str
+    extracted: str | None
+
+    @classmethod
+    def of(cls, rollout: Rollout, verdict: Verdict) -> Answer:
+        """From what was written and what was said about it."""
+        return cls(
+            rollout.problem.id,
+            rollout.index,
+            verdict.status,
+            verdict.score,
+            len(rollout.tokens),
+            rollout.stop,
+            rollout.text,
+            verdict.extracted,
+        )
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What came back, problem by problem."""
+
+    name: str
+    answers: tuple[Answer, ...]
+
+    @property
+    def scores(self) -> Scores:
+        """Problem id -> 1, 0 or None a rollout."""
+        return self._by_problem(lambda a: a.score)
+
+    @property
+    def tokens(self) -> Scores:
+        """Problem id -> completion tokens a rollout, end token included."""
+        return self._by_problem(lambda a: float(a.tokens))
+
+    def _by_problem(self, value: Callable[[Answer], float | None]) -> dict[str, list[float | None]]:
+        out: dict[str, list[float | None]] = {}
+        for answer in self.answers:
+            out.setdefault(answer.problem, []).append(value(answer))
+        return out
+
+    @property
+    def arm(self) -> Arm:
+        """The row of the table: counts, accuracy and tokens with their intervals."""
+        verdicts: dict[str, list[Verdict]] = {}
+        lengths: dict[str, list[int]] = {}
+        for answer in self.answers:
+            verdicts.setdefault(answer.problem, []).append(Verdict(answer.status))
+            lengths.setdefault(answer.problem, []).append(answer.tokens)
+        return Arm.of(self.name, verdicts, lengths)
+
+    def pass_at(self, k: int) -> float | None:
+        """Unbiased pass@k, averaged over the problems with at least k judged rollouts; None where there is none."""
+        judged = [[s for s in scores if s is not None] for scores in self.scores.values()]
+        values = [pass_at_k(len(s), sum(x == 1.0 for x in s), k) for s in judged if len(s) >= k]
+        return sum(values) / len(values) if values else None
+
+
+def evaluate(
+    engine: Engine,
+    problems: Sequence[Problem],
+    asked: Asked,
+    sampling: Sampling,
+    verify: Verifier,
+    *,
+    seed: int = 0,
+    stopped: Callable[[], bool] = never,
+) -> ArmResult | None:
+    """Ask the student's weights every problem under the context of `asked`; None when stopped midway.
+
+    Greedy unless `sampling` has a temperature. The draws depend on (seed, problem, index) alone, so two arms and two
+    checkpoints are compared on the same luck.
+    """
+    requests = [Request(p, asked.context, "student", k, (seed, -2)) for p in problems for k in range(asked.samples)]
+    rollouts = engine.generate(requests, sampling, stopped)
+    if stopped():
+        return None
+    return ArmResult(asked.name, tuple(Answer.of(r, verify(r)) for r in rollouts))
+
+
+class HeldOutDivergence:
+    """How far the student is from its *initial* teacher, on rollouts recorded before training.
+
+    Both sides of the comparison see the same text and the same teacher, so the difference is paired. The teacher is
+    kept as its hidden states with its head (exact, and small beside logits): later refreshes do not move the ruler.
+    """
+
+    def __init__(self, engine: Engine, recipe: Recipe, problems: Sequence[Problem], stopped: Callable[[], bool]) -> None:
+        """Sample one rollout a problem under the student's context and record what the teacher makes of it."""
+        self._engine = engine
+        self._recipe = replace(recipe, gates=(), token_weight=None)
+        self.divergence = headline(recipe)
+        requests = [Request(p, recipe.student, "student", 0, (0, -3)) for p in problems]
+        rollouts = engine.generate(requests, recipe.sampling, stopped)
+        unjudged = Verdict("unjudged")
+        self._batches = micro_batches(
+            entries(engine, self._recipe, [[Judged(r, unjudged)] for r in rollouts]), engine.settings.micro_tokens
+        )
+        with torch.no_grad():
+            self._teacher = [self._states("teacher", batch) for batch in self._batches]
+            head = engine.head("teacher", recipe.sampling.temperature)
+            moving = recipe.refresh.every > 0
+            self._head: Head = replace(head, weight=head.weight.detach().clone() if moving else head.weight)
+
+    def _states(self, role: Any, batch: Sequence[Entry]) -> torch.Tensor:
+        prompts = [e.student_prompt if role == "student" else e.teacher_prompt or () for e in batch]
+        return self._engine.score(role, prompts, [e.tokens for e in batch])
+
+    @torch.no_grad()
+    def measure(self) -> Scores:
+        """Problem id -> mean nat/token of its rollout."""
+        out: dict[str, list[float | None]] = {}
+        student = self._engine.head("student", self._recipe.sampling.temperature)
+        for batch, teacher in zip(self._batches, self._teacher, strict=True):
+            rows = token_rows(batch, self._engine.settings.device)
+            weight = torch.ones_like(rows.behaviour)
+            part = Part(weight=weight, divergence=self.divergence)
+            scored = Scored(self._states("student", batch), student)
+            values = fused_loss(scored, Scored(teacher, self._head), rows, [part], Options(grad=False)).values[0]
+            for entry, piece in zip(batch, values.split([len(e.tokens) for e in batch]), strict=True):
+                out.setdefault(entry.judged.rollout.problem.id, []).append(float(piece.mean()))
+        return out
+
+
+def headline(recipe: Recipe) -> Any:
+    """The divergence a recipe is judged by: that of its first full-vocabulary term, unclipped, else reverse KL."""
+    for term in recipe.terms:
+        divergence = getattr(term, "divergence", None)
+        if divergence is not None:
+            return getattr(divergence, "unclipped", divergence)
+    return ReverseKL()
+

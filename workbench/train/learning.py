@@ -1,0 +1,74 @@
+"""Forward and backward over a step's micro-batches; memory that runs out makes them smaller, never the result other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from workbench.engine.engine import Engine
+from workbench.errors import ResourceError
+from workbench.recipe import Recipe
+from workbench.train.batches import Denominators, Entry, micro_batches
+from workbench.train.objective import Signal, objective
+from workbench.train.report import Phases
+
+
+def learn(
+    recipe: Recipe,
+    engine: Engine,
+    kept: Sequence[Entry],
+    counts: Denominators,
+    phases: Phases,
+    stopped: Callable[[], bool],
+) -> list[Signal] | None:
+    """Gather the gradient of the step; None when stopped midway.
+
+    When memory runs out the gathered gradient is dropped and the step starts again with micro-batches of half the
+    tokens: a backward pass that died half way has left part of a gradient behind. Raises ResourceError when a single
+    completion does not fit.
+    """
+    budget = engine.settings.micro_tokens
+    while True:
+        engine.forget_gradients()
+        try:
+            return _pass(recipe, engine, micro_batches(kept, budget), counts, phases, stopped)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            longest = max(e.width for e in kept)
+            if budget <= longest:
+                engine.forget_gradients()
+                raise ResourceError(
+                    f"update: one completion of {longest} tokens does not fit in memory. "
+                    "Use --activation-checkpointing, a smaller --max-new-tokens or --adapter lora."
+                ) from error
+        budget = max(budget // 2, longest)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        phases.note(f"memory ran out: retried with micro-batches of {budget} tokens, result unchanged")
+
+
+def _pass(
+    recipe: Recipe,
+    engine: Engine,
+    batches: Sequence[Sequence[Entry]],
+    counts: Denominators,
+    phases: Phases,
+    stopped: Callable[[], bool],
+) -> list[Signal] | None:
+    signals = []
+    for batch in batches:
+        if stopped():
+            engine.forget_gradients()
+            return None
+        with phases("score"):
+            loss, signal = objective(recipe, engine, batch, counts)
+        with phases("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        signals.append(signal)
+    return signals
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)

@@ -1,0 +1,55 @@
+"""The only place where a loss is put together: the recipe's terms over one micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.divergence import Options, Scored, fused_loss, generic_loss
+from workbench.engine.engine import Engine
+from workbench.recipe import Recipe
+from workbench.records import TokenStats
+from workbench.train.batches import Denominators, Entry, token_rows
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a micro-batch said, detached and on the CPU. Rows follow `batch`, token after token."""
+
+    batch: Sequence[Entry]
+    values: Tensor
+    """(K, N) nats: each term's value at each token, before weights."""
+    weights: Tensor
+    """(K, N): what each value counted for in the step's loss."""
+    stats: TokenStats
+    turned: Tensor | None
+    """(N,) tokens at which entry-wise clipping made the gradient point against the unclipped one."""
+
+
+def objective(
+    recipe: Recipe, engine: Engine, batch: Sequence[Entry], counts: Denominators, *, grad: bool = True
+) -> tuple[Tensor, Signal]:
+    """sum_k sum_t w_kt term_k(t) over one micro-batch, and what it was made of.
+
+    Terms that can be written for the fused loop go through it together; the rest take the generic path. The
+    vocabulary exists for one chunk of tokens at a time on both.
+    """
+    device, temperature = engine.settings.device, recipe.sampling.temperature
+    completions = [e.tokens for e in batch]
+    with torch.set_grad_enabled(grad):
+        student = engine.score("student", [e.student_prompt for e in batch], completions)
+        teacher = None
+        if recipe.needs_teacher:
+            teacher = engine.score("teacher", [e.teacher_prompt or () for e in batch], completions)
+    rows = token_rows(batch, device)
+    parts = [
+        term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)
+    ]
+    scored = Scored(student, engine.head("student", temperature))
+    privileged = None if teacher is None else Scored(teacher, engine.head("teacher", temperature))
+    compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
+    out = compute(scored, privileged, rows, parts, Options(token_weight=recipe.token_weight, grad=grad))
+    return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), out.stats, out.turned)

@@ -1,0 +1,70 @@
+"""What a checkpoint holds of the engine, and how a fresh engine takes it up again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.engine.engine import Engine
+from workbench.engine.roles import fingerprint
+from workbench.errors import InputError
+from workbench.recipe import Recipe
+from workbench.train import checkpoint
+from workbench.train.checkpoint import Checkpoint, pack, unpack
+
+
+def save(root: Path, engine: Engine, recipe: Recipe, step: int, extra: dict[str, Any], *, config_hash: str, keep: int) -> Path:
+    """Write a checkpoint: trained weights, optimizer, the teacher where it has moved, and `extra` (plain JSON).
+
+    Nothing random is kept: every draw is a function of the seed, the step and the problem.
+    """
+    tensors: dict[str, dict[str, Tensor]] = {"model": {n: p.detach() for n, p in engine.parameters().items()}}
+    teacher = engine.teacher.tensors()
+    if teacher:
+        tensors["teacher"] = {n: t.detach() for n, t in teacher.items()}
+    optimizer, skeleton = pack(engine.adamw(recipe.optimizer).state_dict()["state"])
+    tensors["optimizer"] = optimizer
+    state = {"optimizer": skeleton, "teacher": bool(teacher), "base": base_fingerprint(engine), **extra}
+    return checkpoint.save(root, step, tensors, state, config_hash=config_hash, keep=keep)
+
+
+@torch.no_grad()
+def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
+    """Make a fresh engine what it was when `saved` was written.
+
+    Raises InputError when the checkpoint belongs to another model: other names, other shapes, or another base under
+    the same adapter.
+    """
+    own, stored = engine.parameters(), saved.tensors("model")
+    if own.keys() != stored.keys() or any(own[n].shape != stored[n].shape for n in own):
+        odd = sorted(own.keys() ^ stored.keys()) or [n for n in own if own[n].shape != stored[n].shape]
+        raise InputError(f"{saved.folder} is of another model: {len(odd)} tensors differ (first: {odd[0]}). Resume with the same --model and --adapter.")
+    if saved.state["base"] != base_fingerprint(engine):
+        raise InputError(f"{saved.folder} was trained from other initial weights than --model now gives. Point --model at the original.")
+    for name, value in stored.items():
+        own[name].copy_(value)
+    if saved.state["teacher"]:
+        engine.teacher.load(saved.tensors("teacher"))
+    adamw = engine.adamw(recipe.optimizer)
+    state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
+    adamw.load_state_dict({"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]})
+    engine.weights_version = saved.step
+
+
+def base_fingerprint(engine: Engine) -> str:
+    """sha256 of the weights the run started from; taken once, before the first update."""
+    if not engine.initial_fingerprint:
+        engine.initial_fingerprint = fingerprint(engine.student)
+    return engine.initial_fingerprint
+
+
+def weights_hash(engine: Engine) -> str:
+    """sha256 of what has been trained: equal for a run that was killed and resumed and one that was not."""
+    digest = hashlib.sha256(fingerprint(engine.student).encode())
+    for name, value in sorted(engine.teacher.tensors().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
