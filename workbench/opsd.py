@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from workbench import __version__
 from workbench.cli import parse, run_command
@@ -17,14 +18,15 @@ from workbench.text import printable
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parsed: list[RunConfig] = []
+    config: RunConfig | None = None
 
     def understand() -> int:
-        parsed.append(parse(arguments))
+        nonlocal config
+        config = parse(arguments)
         return 0
 
     code = run_command(understand, debug="--debug" in arguments)
-    return run_command(lambda: start(parsed[0]), debug=parsed[0].debug) if parsed else code
+    return code if config is None else run_command(partial(start, config), debug=config.debug)
 
 
 def start(config: RunConfig) -> int:
@@ -43,7 +45,8 @@ def start(config: RunConfig) -> int:
 def heading(config: RunConfig) -> str:
     """One line on what was asked for, all known before anything is loaded."""
     name = f"run {config.output}/{config.name}" if config.name else f"a new run in {config.output}/"
-    return f"workbench {__version__}  {config.recipe}  {config.model}  {config.problems}  {name}: loading"
+    model = f"{config.model} ({config.engine}, {config.device})"
+    return f"workbench {__version__}  {config.recipe}  {model}  {config.problems}  {name}: loading"
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def _changed(node: Any, hint: Any, path: list[str], text: str, said: str) -> Any
     names = [field.name for field in dataclasses.fields(node) if field.init]
     if head not in names:
         raise UsageError(f"{said}: no field '{head}' in {type(node).__name__}. {nearest(head, names)}")
-    new = _changed(getattr(node, head), _hints(type(node))[head], rest, text, said)
+    hints = _hints(node.__class__)
+    new = _changed(getattr(node, head), hints[head], rest, text, said)
     return _checked(said, dataclasses.replace, node, **{head: new})
 
 
