@@ -85,7 +85,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(back[name], tensor)
     assert found.tensors("nothing") == {}
     assert "torch" in found.versions
-    with pytest.raises(InputError, match="holds no 'teacher'. It has: model, nothing"):
+    with pytest.raises(InputError, match=r"holds no 'teacher'. It has: model, nothing"):
         found.tensors("teacher")
 
 
@@ -436,6 +436,7 @@ KILLER = """
     torch.set_num_threads(1)
     root, generator, report = Path(sys.argv[1]), random.Random(0), []
     for round in range(20):
+        saved, told = os.pipe()
         child = os.fork()
         if child == 0:
             with c.lock(root):
@@ -446,9 +447,16 @@ KILLER = """
                     step += 1
                     tensors = {"w": torch.full((20_000,), float(step))}
                     c.save(root, step, {"model": tensors, "teacher": tensors}, {"step": step}, config_hash="")
-        time.sleep(generator.uniform(0.0, 0.06))
+                    os.write(told, b".")
+        os.close(told)  # a child that fails ends the reading
+        # After one to three saves, somewhere in the next: slow machines get there too.
+        for _ in range(generator.randint(1, 3)):
+            before = time.monotonic()
+            os.read(saved, 1)
+        time.sleep(generator.uniform(0.0, 1.0) * (time.monotonic() - before))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(saved)
         found = c.newest(root)
         wrong = [] if found is None else [
             name for name in ("model", "teacher") if not bool((found.tensors(name)["w"] == found.step).all())
@@ -479,7 +487,7 @@ def test_twenty_kills_at_random_times(tmp_path: Path) -> None:
     rounds = report["rounds"]
     steps = [r["step"] for r in rounds]
     assert steps == sorted(steps), "a kill lost a verified checkpoint"
-    assert steps[-1] > 5, "the children never got to saving"
+    assert steps[-1] >= 20
     assert [r["notes"] for r in rounds] == [[]] * 20, "a published checkpoint did not verify"
     assert [r["wrong"] for r in rounds] == [[]] * 20
     assert all(r["published"] <= 3 for r in rounds)

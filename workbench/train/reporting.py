@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import math
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -201,7 +202,8 @@ class Tracking:
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows as text: one type a column, cells capped, nothing in them obeyed."""
-        cells = [{str(k): printable(v, lines=True)[:CELL] for k, v in row.items()} for row in rows]
+        safe = printable if self._kind == "wandb" else _markdown
+        cells = [{printable(k): safe(v, lines=True)[:CELL] for k, v in row.items()} for row in rows]
         self._call("table", step, name, cells)
 
     def finish(self) -> None:
@@ -221,6 +223,11 @@ class Tracking:
                 self._warn(plain(f"tracker {self._kind} failed in {what}: {type(error).__name__}: {error}. {do}"))
 
 
+def _markdown(text: object, *, lines: bool = False) -> str:
+    """For trackers that render cells: an image in a model's text must not be fetched."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~&<>])", r"\\\1", html.escape(printable(text, lines=lines)))
+
+
 class _Hosted:
     """Trackio and W&B share their calls."""
 
@@ -234,22 +241,17 @@ class _Hosted:
         self._module = module
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._opened().log(dict(values), step=step)
+        self._module.log(dict(values), step=step)
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         columns = list(rows[0]) if rows else []
-        made = self._opened().Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
+        made = self._module.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
         # The step is part of the key: under a fixed one only the last table is shown.
-        self._opened().log({f"{name}/{step:08d}": made}, step=step)
+        self._module.log({f"{name}/{step:08d}": made}, step=step)
 
     def finish(self) -> None:
         if self._module is not None:
             self._module.finish()
-
-    def _opened(self) -> Any:
-        if self._module is None:
-            raise RuntimeError("it never started")
-        return self._module
 
 
 class _TensorBoard:
@@ -260,7 +262,7 @@ class _TensorBoard:
     def start(self, name: str, config: Mapping[str, Any]) -> None:
         module = importlib.import_module("torch.utils.tensorboard")
         self._writer = module.SummaryWriter(str(self._folder))
-        self._writer.add_text("config", html.escape(f"{name}: {dict(config)}"))
+        self._writer.add_text("config", _markdown(f"{name}: {dict(config)}"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -268,7 +270,7 @@ class _TensorBoard:
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for i, row in enumerate(rows):
-            text = "\n\n".join(f"{html.escape(k)}: {html.escape(str(v))}" for k, v in row.items())
+            text = "\n\n".join(f"{_markdown(k)}: {v}" for k, v in row.items())
             self._writer.add_text(f"{name}/{step:08d}/{i}", text, step)
 
     def finish(self) -> None:

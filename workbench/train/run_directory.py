@@ -28,10 +28,12 @@ from typing import Any
 from workbench.errors import Interrupted, UsageError, nearest
 from workbench.text import printable
 from workbench.train.interrupts import disk_error, identity, lock, read_json, sync, writable, write_file
-from workbench.train.reporting import ENDINGS, list_runs, view
+from workbench.train.reporting import ENDINGS
 from workbench.train.reporting import RunView as RunView
+from workbench.train.reporting import list_runs as list_runs
 from workbench.train.reporting import newest_run as newest_run
 from workbench.train.reporting import resume_command as resume_command
+from workbench.train.reporting import view as view
 
 BEAT = 4.0
 """Seconds between heartbeats."""

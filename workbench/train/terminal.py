@@ -192,7 +192,7 @@ class Live(Quiet):
 
     def header(self, lines: Sequence[str]) -> None:
         """Printed once in full; its first line stays as the title."""
-        self._title = lines[0] if lines else ""
+        self._title = printable(lines[0])[: 2 * NARROWEST] if lines else ""
         self._print("\n".join(lines))
 
     def phase(self, text: str) -> None:
@@ -210,8 +210,8 @@ class Live(Quiet):
         more = [f"... {len(lines) - ROLLOUT_LINES} more lines"] if len(lines) > ROLLOUT_LINES else []
         head = f"{shown['status']}  problem {shown['problem']}  {shown['tokens']} tokens  {shown['reason']}"
         # A line of a thousand words would push the steps off the screen.
-        body = [line[: 2 * NARROWEST] for line in lines[:ROLLOUT_LINES]]
-        self._shown = "\n".join([printable(head), *body, *more])
+        body = [line[: 2 * NARROWEST] for line in (printable(head), *lines[:ROLLOUT_LINES])]
+        self._shown = "\n".join([*body, *more])
 
     def note(self, text: str) -> None:
         """Above the screen."""
