@@ -277,7 +277,7 @@ def named(phrase: str) -> AnyContext:
         tree = ast.parse(phrase.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    found = tree and _built(tree)
+    found = None if tree is None else _built(tree)
     if found is None:
         valid = (*CONTEXTS, *(f"{name}(50)" for name in _BUDGETS))
         raise UsageError(f"no context is called '{phrase[:80]}'. {nearest(phrase[:80], valid)}")

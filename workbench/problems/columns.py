@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -32,8 +32,12 @@ CANDIDATES: Mapping[str, tuple[str, ...]] = {
 }
 """Field of a problem, as `--columns` calls it, and the column names it is looked for under."""
 
-TEXTS = ("problem", "solution", "answer", "document", "demonstration", "feedback", "id", "difficulty")
-"""Fields that hold text; `tests` and `chat_template_kwargs` have readers of their own."""
+_FIELDS = {"question": "problem", "template_kwargs": "chat_template_kwargs"}
+"""Names that `Problem` has for what `--columns` calls otherwise."""
+
+
+_ANSWER_RULES = (("####", "after ####"), ("\\boxed", "last \\boxed"))
+"""A mark that some row of the column must hold, and what is then read of every row."""
 
 
 class UnusableRow(Exception):
@@ -45,26 +49,24 @@ class ColumnMap:
     """Where each field comes from."""
 
     columns: Mapping[str, str]
-    """Field and column, dotted into nested values."""
-    marked: bool
-    """The answer column holds worked texts ending in `#### answer`."""
-    from_solution: str | None
-    """The mark after which the solution states the answer, where no column does."""
-    unused: tuple[str, ...]
+    """Field and column, dotted into nested values; `answer` may stand on the solution's column."""
+    answer_rule: str = ""
+    """What of its column is the answer: all of it, `after ####`, or the `last \\boxed`."""
+    worked: bool = False
+    """The answer's column holds the solution too, before `####`: GSM8K."""
+    unused: tuple[str, ...] = ()
     n_chats: int = 0
     """Rows whose chat has turns beside the question, such as a system turn: those are not shown."""
 
     def __str__(self) -> str:
         """What is printed: `problem=question solution=answer (before ####) answer=answer (after ####)`."""
-        shown = []
-        for field in CANDIDATES:
-            column = self.columns.get(field)
-            if field == "answer" and self.from_solution:
-                shown.append(f"answer={self.columns['solution']} ({self.from_solution})")
-            elif column is not None:
-                part = {"solution": " (before ####)", "answer": " (after ####)"}.get(field, "")
-                split = self.marked and column == self.columns.get("answer")
-                shown.append(f"{field}={column}{part if split else ''}")
+        parts = {
+            "answer": f" ({self.answer_rule})" if self.answer_rule else "",
+            "solution": " (before ####)" if self.worked else "",
+        }
+        shown = [
+            f"{field}={self.columns[field]}{parts.get(field, '')}" for field in CANDIDATES if field in self.columns
+        ]
         chats = f"; the other turns of {self.n_chats} chats are not shown" if self.n_chats else ""
         return " ".join(shown) + chats + (f"; not used: {', '.join(self.unused)}" if self.unused else "")
 
@@ -91,17 +93,12 @@ def map_columns(read: Rows, given: Mapping[str, str] | None = None) -> ColumnMap
             f"{read.label} has no question: it has {', '.join(present) or 'nothing'}, and none of "
             f"{', '.join(CANDIDATES['problem'])}. Map one: --columns problem=COLUMN."
         )
-    marked = "answer" in columns and _mentions(read, columns["answer"], "####")
-    if marked and "solution" not in (given or {}):
-        columns.setdefault("solution", columns["answer"])
-    from_solution = None
-    if "answer" not in columns and "answer" not in (given or {}) and "solution" in columns:
-        marks = (("####", "after ####"), ("\\boxed", "last \\boxed"))
-        from_solution = next((rule for mark, rule in marks if _mentions(read, columns["solution"], mark)), None)
+    left_out = {_FIELDS.get(name, name) for name, column in (given or {}).items() if not column}
+    rule, worked = _place_answer(read, columns, left_out)
     used = {column.split(".")[0] for column in columns.values()} | set(columns.values())
     unused = tuple(name for name in present if name not in used)
     n_chats = sum(_n_turns(pick(row, columns["problem"])) > 1 for row in read.rows)
-    return ColumnMap(columns, marked, from_solution, unused, n_chats)
+    return ColumnMap(columns, rule, worked, unused, n_chats)
 
 
 def problem_from(row: Row, place: str, columns: ColumnMap, default_id: str) -> Problem:
@@ -116,18 +113,12 @@ def problem_from(row: Row, place: str, columns: ColumnMap, default_id: str) -> P
     if question is None:
         raise UnusableRow("no question")
     answer, solution = text("answer"), text("solution")
-    if columns.marked and answer is not None:
-        before, mark, final = answer.rpartition("####")
-        if columns.columns.get("solution") == columns.columns["answer"]:
-            solution = _clean(before.rstrip() if mark else answer)
-        answer = _clean(final.strip()) if mark else None
-    elif answer is not None and "\\boxed" in answer:
-        answer = last_boxed(answer) or answer
-    elif columns.from_solution and solution is not None:
-        if columns.from_solution == "after ####":
-            answer = _clean(solution.rpartition("####")[2].strip()) if "####" in solution else None
-        else:
-            answer = last_boxed(solution)
+    if answer is not None and columns.answer_rule:
+        own_column = columns.columns["answer"] != columns.columns.get("solution")
+        found = _final(answer, columns.answer_rule)
+        if columns.worked:
+            solution = _clean(answer.rpartition("####")[0].rstrip()) if found else answer
+        answer = _clean(found) or (answer if own_column else None)
     return Problem(
         id=text("id") or default_id,
         question=question,
@@ -194,6 +185,13 @@ def plain_text(value: Any, where: str) -> str | None:
     return str(value)
 
 
+def _final(text: str, rule: str) -> str | None:
+    """What the rule takes for the answer in a text; None where its mark is absent."""
+    if rule == "after ####":
+        return text.rpartition("####")[2].strip() if "####" in text else None
+    return last_boxed(text)
+
+
 def last_boxed(text: str) -> str | None:
     r"""What the last complete `\boxed{...}` holds, braces balanced; None where there is none."""
     at = text.rfind("\\boxed{")
@@ -219,7 +217,7 @@ def _n_turns(value: Any) -> int:
 def _checked(read: Rows, given: dict[str, str], present: Sequence[str]) -> dict[str, str]:
     chosen = {}
     for name, column in given.items():
-        field = {"question": "problem", "template_kwargs": "chat_template_kwargs"}.get(name, name)
+        field = _FIELDS.get(name, name)
         if field not in CANDIDATES:
             raise UsageError(f"--columns {name}={column}: a problem has no {name}. {nearest(name, CANDIDATES)}")
         if column and all(pick(row, column) is None for row in read.rows):
@@ -233,6 +231,18 @@ def _first_match(read: Rows, field: str, present: Sequence[str]) -> str:
     if len(found) > 1:
         _refuse_ambiguity(read, field, found)
     return found[0] if found else ""
+
+
+def _place_answer(read: Rows, columns: dict[str, str], left_out: Collection[str]) -> tuple[str, bool]:
+    """The rule that reads the answer, and whether its column holds the solution too; writes both to `columns`."""
+    named = columns.get("answer", "")
+    source = named or ("" if "answer" in left_out else columns.get("solution", ""))
+    rule = next((rule for mark, rule in _ANSWER_RULES if source and _mentions(read, source, mark)), "")
+    if rule:
+        columns["answer"] = source
+    worked = bool(named) and rule == "after ####" and "solution" not in left_out
+    worked = worked and columns.setdefault("solution", named) == named
+    return rule, worked
 
 
 def _mentions(read: Rows, column: str, mark: str) -> bool:

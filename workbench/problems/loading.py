@@ -14,12 +14,13 @@ from workbench.problems import columns as cols
 from workbench.problems.pairing import split_train_held_out
 from workbench.problems.procedural import BRIEF, STEP_BY_STEP, Sums, reasoning_gym_problems
 from workbench.problems.reading import Rows, is_path, read_hub, read_path
-from workbench.problems.wording import exact, same_answer
+from workbench.problems.wording import exact, reordering_key, same_answer
 from workbench.records import Problem
 
 _SUMS_OPTIONS = ("terms", "maximum", "minimum", "wording", "held_out")
 _WORDINGS = {"brief": BRIEF, "verbose": STEP_BY_STEP}
 _DEFAULT_TRAIN, _DEFAULT_HELD_OUT = 512, 48
+_REPEAT = "repeats an earlier question"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class ProblemSet:
         train, more = split_train_held_out(self.train, wanted, seed)
         return replace(self, train=train, held_out=(*self.held_out, *more))
 
+    def apart_from(self, held_out: Sequence[Problem]) -> ProblemSet:
+        """This set with `held_out` from elsewhere; what it would train on of them is left out and counted."""
+        asked = {reordering_key(problem.question) for problem in held_out}
+        train = tuple(p for p in self.train if reordering_key(p.question) not in asked)
+        lost = len(self.train) - len(train)
+        dropped = (*self.dropped, ("asked in the held-out set", lost)) if lost else self.dropped
+        return replace(self, train=train, held_out=tuple(held_out), dropped=dropped)
+
     def __str__(self) -> str:
         """What is printed: source, sizes, mapping, and what was left out."""
         sizes = f"{self.source}: {len(self.train)} train, {len(self.held_out)} held out"
@@ -92,19 +101,12 @@ def load(
         raise UsageError(f"--limit {limit} loads nothing. Give at least 1, or leave it out.")
     fields = _field_names(require)
     name, _, options = source.partition(":")
-    if name == "sums":
-        found = _sums(options, limit, seed)
-    elif is_path(source) or "/" in source:
+    if name != "sums" and (is_path(source) or "/" in source):
         read = read_path if is_path(source) else read_hub
-        found = _from_rows(read(source, split, limit), columns)
-    else:
-        if options:
-            raise UsageError(f"'{source}': only sums takes options. Write {name}.")
-        problems, n_repeats = reasoning_gym_problems(name, limit or _DEFAULT_TRAIN, seed)
-        dropped = (("repeats an earlier question", n_repeats),) if n_repeats else ()
-        mapping = "problem=question solution=metadata.answer_cot answer=answer"
-        found = ProblemSet(tuple(problems), (), name, mapping, ("question", "answer", "metadata"), dropped)
-    return _require(found, fields)
+        return _require(_from_rows(read(source, split, limit), columns), fields)
+    if split is not None or columns:
+        raise UsageError(f"'{source}' is generated: it has no splits or columns. Leave --split and --columns out.")
+    return _require(_sums(options, limit, seed) if name == "sums" else _family(source, limit, seed), fields)
 
 
 def check_needs(problems: ProblemSet, needs: Collection[str], shown_by: str) -> None:
@@ -167,15 +169,15 @@ def _from_rows(read: Rows, given: Mapping[str, str] | None) -> ProblemSet:
         except cols.UnusableRow as reason:
             dropped[str(reason)] += 1
             continue
-        if (earlier := place_of_id.setdefault(problem.id, place)) != place:
+        first = by_question.setdefault(exact(problem.question), problem)
+        if first is not problem:
+            _refuse_contradiction(first, problem, read.label)
+            dropped[_REPEAT] += 1
+        elif (earlier := place_of_id.setdefault(problem.id, place)) != place:
             raise InputError(
                 f"{read.label}: id '{problem.id}' stands in {earlier} and {place}, but rollouts are told apart by "
                 "it. Make ids unique, or leave them out: --columns id="
             )
-        first = by_question.setdefault(exact(problem.question), problem)
-        if first is not problem:
-            _refuse_contradiction(first, problem, read.label)
-            dropped["repeats an earlier question"] += 1
     names = tuple(dict.fromkeys(name for row in read.rows for name in row))
     problems = tuple(by_question.values())
     return ProblemSet(problems, (), read.label, str(mapping), names, tuple(dropped.items()))
@@ -241,6 +243,16 @@ def _sums(options: str, limit: int | None, seed: int) -> ProblemSet:
     train, held_out = sums.problems(limit, n_held_out, seed)
     name = f"sums:{options}" if options else "sums"
     return ProblemSet(train, held_out, name, f"generated: {sums!r}", ("question", "answer", "solution", "document"))
+
+
+def _family(source: str, limit: int | None, seed: int) -> ProblemSet:
+    name, mark, _ = source.partition(":")
+    if mark:
+        raise UsageError(f"'{source}': only sums takes options. Write {name}.")
+    problems, n_repeats = reasoning_gym_problems(name, limit or _DEFAULT_TRAIN, seed)
+    dropped = ((_REPEAT, n_repeats),) if n_repeats else ()
+    mapping = "generated: problem=question solution=metadata.answer_cot answer=answer"
+    return ProblemSet(tuple(problems), (), name, mapping, ("question", "answer", "metadata"), dropped)
 
 
 def _count(n: int) -> str:

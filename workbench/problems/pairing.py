@@ -17,8 +17,9 @@ def split_train_held_out(
     """Two sets that share no question, not even a reordering of its words; the order of `problems` is kept.
 
     A problem's place depends on the hash of its text alone. `held_out` as a fraction: adding a problem moves no
-    other. As a count: the problems with the smallest hashes, so adding one displaces at most its twins' number.
-    Raises UsageError where nothing would be left to train on.
+    other. As a count: the smallest hashes, so adding one displaces as many as it and its reorderings are; a few
+    less than asked where reorderings, which stay together, do not fit. Raises UsageError where nothing would be
+    left to train on.
     """
     groups: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
@@ -35,10 +36,10 @@ def split_train_held_out(
             if len(groups[key]) <= room:
                 chosen.add(key)
                 room -= len(groups[key])
-        if held_out < 0 or room or len(chosen) == len(groups):
+        if held_out < 0 or held_out >= max(len(problems), 1) or len(chosen) == len(groups) > 0:
             raise UsageError(
-                f"{held_out} of {len(problems)} problems cannot be held out: at least one must be left to train on, "
-                "and repeats stay together. Ask for fewer, or load more problems."
+                f"{held_out} of {len(problems)} problems cannot be held out: some must be left to train on. "
+                "Ask for fewer, or load more problems."
             )
     sides: tuple[list[Problem], list[Problem]] = ([], [])
     for problem in problems:

@@ -6,6 +6,7 @@ privileged knowledge transfers. The solution writes one partial sum a step.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import random
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workbench.errors import InputError, UsageError, nearest
+from workbench.errors import InputError, UsageError
 from workbench.problems.wording import normalised
 from workbench.records import Problem
 
@@ -100,7 +101,7 @@ class Sums:
 
     def _problem(self, numbers: tuple[int, ...]) -> Problem:
         partial = list(itertools.accumulate(numbers))
-        steps = list(zip(partial, numbers[1:], partial[1:], strict=False))
+        steps = list(zip(partial[:-1], numbers[1:], partial[1:], strict=True))
         worked = "".join(f"{so_far} + {number} = {total}.\n" for so_far, number, total in steps)
         facts = " ".join(f"{so_far} and {number} together make {total}." for so_far, number, total in steps)
         solution = rf"{worked}The final answer is \boxed{{{partial[-1]}}}."
@@ -133,8 +134,11 @@ def reasoning_gym_problems(family: str, n: int, seed: int = 0) -> tuple[list[Pro
             'It needs a C compiler: pip install ".[procedural]". Or use the built-in sums.'
         ) from error
     if family not in DATASETS:
+        # Over a hundred names: the nearest few say more than all.
+        close = difflib.get_close_matches(family, [*DATASETS, "sums"], n=5, cutoff=0.3)
         raise InputError(
-            f"no file, Hub data set or reasoning-gym family is called '{family}'. {nearest(family, DATASETS)}"
+            f"no file, Hub data set or reasoning-gym family is called '{family}'. "
+            f"Nearest: {', '.join(close) or 'none'}. A file needs its ending, a Hub id its owner (owner/name)."
         )
     found: dict[str, Problem] = {}
     n_seen = 0

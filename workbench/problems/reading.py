@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,13 +34,14 @@ class Rows:
 
 def is_path(source: str) -> bool:
     """Whether `source` can only mean a file or folder, so that the Hub is not asked."""
-    return source.startswith((".", "/", "~")) or source.endswith(SUFFIXES) or Path(source).exists()
+    return source.startswith((".", "/", "~")) or source.endswith(SUFFIXES) or os.path.exists(source)
 
 
 def read_path(source: str, split: str | None, limit: int | None) -> Rows:
     """The rows of a file, or of a folder that holds one; raises InputError saying where it looked."""
-    path = Path(source).expanduser()
-    if not path.exists():
+    # os.path, not pathlib: it answers for names that are too long, and for ~nobody, instead of raising.
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         raise InputError(_not_there(source, path))
     if path.is_dir():
         path = _only_file(path, source)
