@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench.divergence import layouts
 from workbench.divergence.family import EntryClipped
-from workbench.divergence.layouts import Block, Columns, Gradients, Layout, Rows, Sink, Tiles
+from workbench.divergence.layouts import Block, Gradients, Sink, Tiles
 from workbench.divergence.loss import Found, Request, part_weights, statistics, token_numbers
 from workbench.divergence.pair import Coefficient, Pair
 
@@ -25,8 +26,8 @@ class Chunk:
     def __init__(self, request: Request, tiles: Tiles, gradients: Gradients, rows: slice) -> None:
         """Project both roles; the teacher first, because it may borrow the student's tile."""
         self.request, self.gradients, self.rows = request, gradients, rows
-        kind = Columns if request.student.hidden.device.type == "cpu" else Rows
-        self.layout: Layout = kind(request.student, request.rows.ids, tiles)
+        kind = layouts.layout_for(request.student.hidden.device)
+        self.layout = kind(request.student, request.rows.ids, tiles)
         entropy = request.options.entropies
         teacher = request.teacher
         self.teacher = None if teacher is None else self.layout.scan(teacher, "teacher", entropy)

@@ -37,6 +37,8 @@ class ForwardKL(Divergence):
 class ReverseKL(Divergence):
     """KL(student || teacher) = -sum p_S r. GKD beta = 1; MiniLLM (2306.08543); OPSDC (2603.05433)."""
 
+    offset: ClassVar[float] = 1.0
+
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(-r, 0)."""
         return -pair.log_ratio, None
@@ -117,6 +119,7 @@ class SkewReverseKL(Divergence):
     """
 
     teacher_weight: float = 0.9
+    offset: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what is no mixture. Raises UsageError (a ValueError)."""
@@ -151,6 +154,8 @@ class TotalVariation(Divergence):
 class SquaredHellinger(Divergence):
     """1 - sum sqrt(p_T p_S) = 1/2 sum (sqrt p_T - sqrt p_S)^2, in [0, 1]. Its square root is the Hellinger distance."""
 
+    offset: ClassVar[float] = 0.5
+
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """((1 - e^(r/2))/2, (1 - e^(-r/2))/2): each entry is a square."""
         half = self._half(pair)
@@ -169,6 +174,8 @@ class SquaredHellinger(Divergence):
 @dataclass(frozen=True)
 class Jeffreys(Divergence):
     """KL(teacher || student) + KL(student || teacher) = sum (p_T - p_S) r. The value of ToDi (2505.16297)."""
+
+    offset: ClassVar[float] = 1.0
 
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(-r, r)."""
@@ -220,7 +227,9 @@ class EntryClipped(Divergence):
     def slope(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(A, B) of the inner divergence inside K, 0 outside."""
         a, b = self.divergence.slope(pair)
-        kept = self._kept(self.divergence.density(pair))
+        kept, offset = self._kept(self.divergence.density(pair)), self.divergence.offset
+        if offset:
+            a = offset if a is None else a + offset
         return scaled(kept, a), scaled(kept, b)
 
     def density(self, pair: Pair) -> Tensor:
@@ -230,6 +239,8 @@ class EntryClipped(Divergence):
     def both(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """Shares the inner entries."""
         density, push = self.divergence.both(pair)
+        if self.divergence.offset:
+            push = push + pair.student * self.divergence.offset
         return density.clamp(max=self.ceiling), push * self._kept(density)
 
     def _kept(self, density: Tensor) -> Tensor:

@@ -46,7 +46,10 @@ def generic_loss(
     request = Request(student, teacher, rows, parts, options or Options()).checked()
     live = request.live()
     work = request if live is None else request.take(live)
-    found, total = [], student.hidden.new_zeros((), dtype=request.dtype)
+    head, found = student.head, list[Found]()
+    # Zero, and of everything that wants a gradient: no row may be alive.
+    anchors = [x for x in (student.hidden, head.weight, head.bias) if x is not None]
+    total = torch.stack([x[:0].sum(dtype=request.dtype) for x in anchors]).sum()
     with torch.set_grad_enabled(request.options.grad and torch.is_grad_enabled()):
         for index in work.chunks(request.options.chunk or CHUNK):
             chunk = work.take(index)

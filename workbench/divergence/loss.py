@@ -238,7 +238,7 @@ def assemble(request: Request, live: Tensor | None, found: Sequence[Found]) -> L
     n, like = len(request.rows.ids), request.student.hidden.detach()
 
     def whole(chunks: Sequence[Tensor], fill: float, shape: tuple[int, ...] = (n,)) -> Tensor:
-        joined = torch.cat(list(chunks), -1) if chunks else like.new_zeros(*shape, dtype=request.dtype)
+        joined = torch.cat(list(chunks), -1) if chunks else like.new_zeros(*shape[:-1], 0, dtype=request.dtype)
         if live is None:
             return joined
         return joined.new_full(shape, fill).index_copy_(-1, live, joined)

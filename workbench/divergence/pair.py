@@ -118,6 +118,9 @@ class Divergence(ABC):
     genuine: ClassVar[bool] = True
     """True: an f-divergence: >= 0, 0 only where both agree, never larger after entries are merged."""
 
+    offset: ClassVar[float] = 0.0
+    """What `slope` leaves out of A: a constant cancels in the gradient, unless entries are (`EntryClipped`)."""
+
     @abstractmethod
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(a, b) with D = sum_v p_S a + p_T b."""

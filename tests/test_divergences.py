@@ -1,0 +1,415 @@
+"""Laws every divergence obeys, each one function over `family.ALL`; then known answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import workbench.divergence
+from workbench.divergence import (
+    ALL,
+    JSD,
+    Divergence,
+    EntryClipped,
+    ForwardKL,
+    Jeffreys,
+    Pair,
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    SquaredHellinger,
+    TotalVariation,
+)
+from workbench.errors import UsageError
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "divergences.json").read_text())
+
+every = pytest.mark.parametrize("divergence", ALL, ids=str)
+laws = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def vectors(size: int) -> st.SearchStrategy[list[float]]:
+    return st.lists(st.floats(-12, 12, width=32), min_size=size, max_size=size)
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Log-probs of a teacher and a student, float64."""
+    size = draw(st.integers(2, 9))
+    teacher, student = (torch.tensor(draw(vectors(size)), dtype=torch.float64) for _ in range(2))
+    return teacher.log_softmax(-1), student.log_softmax(-1)
+
+
+def log(*probabilities: float) -> Tensor:
+    return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def random_pair(seed: int, size: int = 7, scale: float = 2.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    teacher, student = torch.randn(2, size, generator=generator, dtype=torch.float64) * scale
+    return teacher.log_softmax(-1), student.log_softmax(-1)
+
+
+def closed_gradient(divergence: Divergence, teacher: Tensor, student: Tensor) -> Tensor:
+    """What the fused loop would multiply: p_S (A - c) - p_T B."""
+    pair = Pair.of(teacher, student)
+    push = divergence.push(pair)
+    return push - push.sum(-1, keepdim=True) * pair.student
+
+
+def autograd_gradient(divergence: Divergence, teacher: Tensor, student: Tensor) -> Tensor:
+    logits = student.clone().requires_grad_()
+    divergence(teacher, logits.log_softmax(-1)).sum().backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+@every
+@laws
+@given(pair=pairs())
+def test_not_negative_and_zero_only_at_equality(divergence: Divergence, pair: tuple[Tensor, Tensor]) -> None:
+    value = divergence(*pair)
+    assert value.isfinite()
+    if divergence.genuine:
+        assert value >= -1e-12
+        if (pair[0].exp() - pair[1].exp()).abs().max() > 1e-3:
+            assert value > 1e-8
+
+
+@every
+@laws
+@given(pair=pairs(), single=st.booleans())
+def test_zero_with_zero_gradient_at_equality(divergence: Divergence, pair: tuple[Tensor, Tensor], single: bool) -> None:
+    same = pair[0].float() if single else pair[0]
+    rounding = 1e-6 if single else 1e-14
+    assert divergence(same, same).abs() <= rounding
+    assert closed_gradient(divergence, same, same).abs().max() <= rounding
+    again = same.log_softmax(-1)  # what `autograd_gradient` makes of the student: a sign must see the same digits
+    assert autograd_gradient(divergence, again, same).abs().max() <= rounding
+
+
+@every
+@laws
+@given(pair=pairs(), seed=st.integers(0, 99))
+def test_blind_to_the_numbering_of_the_vocabulary(
+    divergence: Divergence, pair: tuple[Tensor, Tensor], seed: int
+) -> None:
+    order = torch.randperm(pair[0].shape[-1], generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(divergence(pair[0][order], pair[1][order]), divergence(*pair), rtol=1e-12, atol=1e-14)
+
+
+def perturbed(divergence: Divergence) -> list[Divergence]:
+    """The divergence with each of its numbers changed, one at a time; inner ones too."""
+    found = []
+    for field in dataclasses.fields(divergence):
+        value = getattr(divergence, field.name)
+        changes = perturbed(value) if isinstance(value, Divergence) else [value * 0.9]
+        found += [dataclasses.replace(divergence, **{field.name: change}) for change in changes]
+    return found
+
+
+@every
+def test_every_parameter_changes_value_and_gradient(divergence: Divergence) -> None:
+    teacher, student = random_pair(3)
+    for other in perturbed(divergence):
+        assert (other(teacher, student) - divergence(teacher, student)).abs() > 1e-6, other
+        moved = closed_gradient(other, teacher, student) - closed_gradient(divergence, teacher, student)
+        if not isinstance(divergence, EntryClipped):  # a ceiling may move without another entry crossing it
+            assert moved.abs().max() > 1e-6, other
+
+
+EXTREMES = {
+    "a sure student": ([0.0, 0.0, 0.0], [0.0, -1e4, -1e4]),
+    "a sure teacher": ([0.0, -1e4, -1e4], [0.0, 0.0, 0.0]),
+    "sure of different tokens": ([0.0, -1e4, -2e4], [-1e4, 0.0, -3e4]),
+    "no teacher mass": ([0.0, -math.inf, 1.0], [0.0, 1.0, 2.0]),
+    "no mass on either side": ([0.0, -math.inf, 1.0], [0.0, -math.inf, 2.0]),
+    "one token left": ([0.0, -math.inf, -math.inf], [0.0, -1e4, 2.0]),
+    "a gap where exp overflows": ([0.0, -90.0, -200.0], [-200.0, -90.0, 0.0]),
+}
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", EXTREMES)
+def test_finite_at_the_extremes(divergence: Divergence, dtype: torch.dtype, case: str) -> None:
+    teacher, student = (torch.tensor(x, dtype=dtype).log_softmax(-1) for x in EXTREMES[case])
+    value = divergence(teacher, student)
+    assert value.isfinite()
+    assert not divergence.genuine or value >= -1e-6
+    closed = closed_gradient(divergence, teacher, student)
+    assert closed.isfinite().all()
+    assert closed.sum().abs() <= 1e-5 * closed.abs().max() + 1e-12
+    if student.isfinite().all():  # autograd of log_softmax itself has no number at -inf
+        torch.testing.assert_close(closed, autograd_gradient(divergence, teacher, student), rtol=1e-4, atol=1e-6)
+
+
+@every
+@laws
+@given(pair=pairs())
+def test_slope_is_autograd(divergence: Divergence, pair: tuple[Tensor, Tensor]) -> None:
+    if divergence.surrogate:
+        pytest.skip("declares another gradient than its value's")
+    closed, expected = closed_gradient(divergence, *pair), autograd_gradient(divergence, *pair)
+    torch.testing.assert_close(closed, expected, rtol=1e-9, atol=1e-12)
+
+
+@every
+@laws
+@given(seed=st.integers(0, 10_000))
+def test_gradient_is_the_limit_of_differences(divergence: Divergence, seed: int) -> None:
+    teacher, student = random_pair(seed, size=5)
+    density = divergence.unclipped.density(Pair.of(teacher, student)) if isinstance(divergence, EntryClipped) else None
+    if isinstance(divergence, EntryClipped) and density is not None:
+        assume(((density - divergence.ceiling).abs() > 1e-4).all())  # not across the edge of the ceiling
+    assume(((teacher - student).abs() > 1e-4).all())  # nor of a sign
+    step = 1e-5 * torch.eye(5, dtype=torch.float64)
+    up, down = (divergence(teacher.expand(5, 5), (student + d).log_softmax(-1)) for d in (step, -step))
+    torch.testing.assert_close(closed_gradient(divergence, teacher, student), (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+@every
+@laws
+@given(pair=pairs())
+def test_gradient_sums_to_zero(divergence: Divergence, pair: tuple[Tensor, Tensor]) -> None:
+    assert closed_gradient(divergence, *pair).sum().abs() < 1e-12
+
+
+@every
+def test_no_gradient_reaches_the_teacher(divergence: Divergence) -> None:
+    teacher, student = (x.requires_grad_() for x in random_pair(1))
+    divergence(teacher, student).backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+
+
+@every
+@laws
+@given(pair=pairs())
+def test_shortcuts_say_what_value_and_slope_say(divergence: Divergence, pair: tuple[Tensor, Tensor]) -> None:
+    block = Pair.of(*pair)
+    density, push = divergence.both(block)
+    a, b = divergence.value(block)
+    spelt = block.student * (0.0 if a is None else a) + block.teacher * (0.0 if b is None else b)
+    torch.testing.assert_close(density, spelt, rtol=1e-9, atol=1e-12)
+    a, b = divergence.slope(block)
+    spelt = block.student * (0.0 if a is None else a) - block.teacher * (0.0 if b is None else b)
+    torch.testing.assert_close(push, spelt, rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_one_number_a_position_in_the_dtype_given(divergence: Divergence) -> None:
+    teacher, student = (torch.randn(2, 3, 5).log_softmax(-1) for _ in range(2))
+    value = divergence(teacher, student)
+    assert value.shape == (2, 3)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value[1, 2], divergence(teacher[1, 2], student[1, 2]))
+    assert divergence(teacher.double(), student.double()).dtype == torch.float64
+
+
+@every
+def test_is_a_value_that_prints_compares_and_hashes(divergence: Divergence) -> None:
+    assert eval(repr(divergence), vars(workbench.divergence)) == divergence
+    assert hash(dataclasses.replace(divergence)) == hash(divergence)
+
+
+# Relations between members.
+
+weights = st.floats(0.01, 0.99)
+
+
+@laws
+@given(pair=pairs(), w=weights)
+def test_jsd_with_roles_and_weight_swapped_is_itself(pair: tuple[Tensor, Tensor], w: float) -> None:
+    p, q = pair
+    torch.testing.assert_close(JSD(w)(p, q), JSD(1 - w)(q, p), rtol=1e-10, atol=1e-13)
+
+
+@laws
+@given(pair=pairs(), w=weights)
+def test_jsd_is_both_skews_to_its_own_mixture(pair: tuple[Tensor, Tensor], w: float) -> None:
+    expected = w * SkewKL(w)(*pair) + (1 - w) * SkewReverseKL(w)(*pair)
+    torch.testing.assert_close(JSD(w)(*pair), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("divergence", [TotalVariation(), SquaredHellinger(), Jeffreys(), JSD()], ids=str)
+@laws
+@given(pair=pairs())
+def test_symmetric_members(divergence: Divergence, pair: tuple[Tensor, Tensor]) -> None:
+    p, q = pair
+    torch.testing.assert_close(divergence(p, q), divergence(q, p), rtol=1e-10, atol=1e-13)
+
+
+@laws
+@given(seed=st.integers(0, 1000))
+def test_ends_of_the_weights(seed: int) -> None:
+    pair = random_pair(seed, scale=1.0)
+    forward, reverse = ForwardKL()(*pair), ReverseKL()(*pair)
+    tiny = 1e-6
+    torch.testing.assert_close(JSD(tiny)(*pair) / tiny, forward, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(JSD(1 - tiny)(*pair) / tiny, reverse, rtol=1e-3, atol=1e-6)
+    for near, end in ((JSD(tiny), 0 * forward), (JSD(1 - tiny), 0 * forward)):
+        torch.testing.assert_close(near(*pair), end, rtol=0, atol=1e-4)
+    for exact, end in (
+        (SkewKL(0.0), forward),
+        (SkewKL(1.0), 0 * forward),
+        (SkewReverseKL(1.0), reverse),
+        (SkewReverseKL(0.0), 0 * forward),
+    ):
+        torch.testing.assert_close(exact(*pair), end, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(
+            closed_gradient(exact, *pair),
+            autograd_gradient(exact, *pair) if end.abs() > 0 else torch.zeros_like(pair[0]),
+        )
+
+
+@laws
+@given(pair=pairs(), w=weights)
+def test_bounds(pair: tuple[Tensor, Tensor], w: float) -> None:
+    slack = 1e-9
+    assert JSD()(*pair) <= math.log(2) + slack
+    assert SkewKL(w)(*pair) <= -math.log(w) + slack
+    assert SkewReverseKL(w)(*pair) <= -math.log(1 - w) + slack
+    variation, hellinger = TotalVariation()(*pair), SquaredHellinger()(*pair)
+    assert variation**2 <= ForwardKL()(*pair) / 2 + slack  # Pinsker
+    assert hellinger <= variation + slack <= (2 * hellinger).sqrt() + 2 * slack + 1e-7
+
+
+@laws
+@given(pair=pairs())
+def test_jeffreys_is_both_kls_and_the_value_of_todi(pair: tuple[Tensor, Tensor]) -> None:
+    """ToDi weighs each entry's two KLs by sigmoid(log p/q): its value is Jeffreys', the method is in the detaching."""
+    p, q = pair
+    weight = torch.sigmoid(p - q)
+    todi = (weight * p.exp() * (p - q) + (1 - weight) * q.exp() * (q - p)).sum(-1)
+    torch.testing.assert_close(Jeffreys()(p, q), todi, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(Jeffreys()(p, q), ForwardKL()(p, q) + ReverseKL()(p, q), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("inner", [d for d in ALL if d.genuine], ids=str)
+def test_infinite_ceiling_clips_nothing(inner: Divergence) -> None:
+    pair = random_pair(5)
+    clipped = EntryClipped(inner, math.inf)
+    assert clipped(*pair) == inner(*pair)
+    torch.testing.assert_close(closed_gradient(clipped, *pair), closed_gradient(inner, *pair), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("inner", [d for d in ALL if d.genuine], ids=str)
+@laws
+@given(pair=pairs(), ceiling=st.floats(1e-4, 0.5))
+def test_any_divergence_clips_with_autograd_s_gradient(
+    inner: Divergence, pair: tuple[Tensor, Tensor], ceiling: float
+) -> None:
+    """A constant in A cancels only while every entry counts (`Divergence.offset`)."""
+    clipped = EntryClipped(inner, ceiling)
+    torch.testing.assert_close(
+        closed_gradient(clipped, *pair), autograd_gradient(clipped, *pair), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: JSD(0.0), "ForwardKL"),
+        (lambda: JSD(1.0), "ReverseKL"),
+        (lambda: JSD(math.nan), "inside"),
+        (lambda: SkewKL(-0.1), "teacher_weight=-0.1"),
+        (lambda: SkewReverseKL(1.1), "in \\[0, 1\\]"),
+        (lambda: EntryClipped(ForwardKL(), 0.0), "ceiling"),
+    ],
+)
+def test_meaningless_parameters_are_refused_with_what_to_use(wrong, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        wrong()
+    assert isinstance(caught.value, ValueError)
+
+
+# Known answers.
+
+
+def log_probs(case: dict) -> tuple[Tensor, Tensor]:
+    if "teacher" in case:
+        return tuple(torch.tensor(case[role], dtype=torch.float64).log() for role in ("teacher", "student"))
+    return tuple(
+        (torch.tensor(case[f"{role}_logits"], dtype=torch.float64) / case["temperature"]).log_softmax(-1)
+        for role in ("teacher", "student")
+    )
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"{c['divergence']}-{c['arguments']}")
+def test_known_answers(case: dict) -> None:
+    divergence = getattr(workbench.divergence, case["divergence"])(**case["arguments"])
+    teacher, student = log_probs(case)
+    assert float(divergence(teacher, student)) == pytest.approx(case["value"], abs=case["tolerance"])
+    if "gradient" in case:
+        assert closed_gradient(divergence, teacher, student).tolist() == pytest.approx(case["gradient"], abs=1e-10)
+
+
+def test_entries_of_forward_kl_on_e0() -> None:
+    pair = Pair.of(log(0.7, 0.2, 0.1), log(0.2, 0.5, 0.3))
+    assert ForwardKL().density(pair).tolist() == pytest.approx([0.8769340779, -0.1832581464, -0.1098612289], abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "ceiling", "loss", "gradient", "before", "after"),
+    [
+        ((0.7, 0.2, 0.1), (0.2, 0.5, 0.3), 0.05, -0.2431, (0.06, -0.05, -0.01), 0.58381, 0.58852),
+        ((0.96, 0.04), (0.90, 0.10), 0.05, 0.01335, (0.036, -0.036), 0.02531, 0.02574),
+        ((0.93, 0.07), (0.95, 0.05), 1e-6, -0.01979, (-0.0465, 0.0465), 0.003765, 0.003953),
+    ],
+)
+def test_clipping_entries_turns_the_gradient(p, q, ceiling, loss, gradient, before, after) -> None:
+    """OPSD's clip where it binds: a step of 0.1 down the clipped loss raises the divergence (A1, pitfall 1)."""
+    teacher, student = log(*p), log(*q)
+    clipped = EntryClipped(ForwardKL(), ceiling)
+    slope = closed_gradient(clipped, teacher, student)
+    assert float(clipped(teacher, student)) == pytest.approx(loss, abs=5e-5)
+    assert slope.tolist() == pytest.approx(gradient, abs=1e-12)
+    assert float(ForwardKL()(teacher, student)) == pytest.approx(before, abs=5e-6)
+    stepped = (student - 0.1 * slope).log_softmax(-1)
+    assert float(ForwardKL()(teacher, stepped)) == pytest.approx(after, abs=5e-6)
+
+
+def test_clipped_gradient_is_the_mass_kept_times_the_student_less_the_teacher_kept() -> None:
+    teacher, student = random_pair(11)
+    kept = ForwardKL().density(Pair.of(teacher, student)) < 0.05
+    p, q = teacher.exp(), student.exp()
+    expected = p[kept].sum() * q - kept * p
+    assert 0 < int(kept.sum()) < 7
+    torch.testing.assert_close(closed_gradient(EntryClipped(ForwardKL(), 0.05), teacher, student), expected)
+
+
+def test_sequence_kl_is_the_sum_of_token_kls() -> None:
+    """OPSDC's chain rule (A2): two steps of two tokens."""
+    p1, q1 = log(0.6, 0.4), log(0.5, 0.5)
+    p2, q2 = torch.stack((log(0.9, 0.1), log(0.2, 0.8))), torch.stack((log(0.7, 0.3), log(0.4, 0.6)))
+    kl = ForwardKL()
+    head, tail = kl(p1, q1), (p1.exp() * kl(p2, q2)).sum()
+    assert float(head) == pytest.approx(0.0201355136, abs=1e-10)
+    assert float(tail) == pytest.approx(0.1063995427, abs=1e-10)
+    whole = kl((p1[:, None] + p2).flatten(), (q1[:, None] + q2).flatten())
+    assert float(whole) == pytest.approx(float(head + tail), abs=1e-12)
+
+
+def test_endpoints_of_jsd_on_f3() -> None:
+    """GKD's ends are not limits: the scale jumps."""
+    p, q = log(0.7, 0.2, 0.1), log(0.3, 0.4, 0.3)
+    assert float(JSD(1e-6)(p, q)) / 1e-6 == pytest.approx(0.3446174539, abs=1e-9)
+    assert float(JSD(1 - 1e-6)(p, q)) / 1e-6 == pytest.approx(0.3526527864, abs=1e-9)
+    ratio = closed_gradient(JSD(0.9), p, q).norm() / closed_gradient(ReverseKL(), p, q).norm()
+    assert float(ratio) == pytest.approx(0.0885446272, abs=1e-9)
+
+
+def test_shifting_either_logits_changes_nothing() -> None:
+    p, q = log(0.7, 0.2, 0.1), log(0.3, 0.4, 0.3)
+    for divergence in ALL:
+        shifted = divergence((p + 5).log_softmax(-1), (q - 3).log_softmax(-1))
+        torch.testing.assert_close(shifted, divergence(p, q), rtol=1e-12, atol=1e-14)
