@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -557,6 +559,36 @@ def test_a_lock_of_another_machine_is_left_alone(tmp_path: Path, monkeypatch: py
             process.kill()
 
 
+def test_a_lock_taken_but_not_yet_signed_is_not_taken_over_by_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".lock"
+    dead = interrupts.identity() | {"boot": "the one before"}
+    path.write_text(json.dumps(dead))
+    real = interrupts.identity
+
+    def slow() -> dict[str, Any]:
+        # Another process takes the lock away while this one has it and has not signed it.
+        path.rename(tmp_path / "moved")
+        return real()
+
+    monkeypatch.setattr(interrupts, "identity", slow)
+    with pytest.raises(UsageError, match="in use"), checkpoint.lock(tmp_path):
+        pass
+    monkeypatch.setattr(interrupts, "identity", real)
+
+    # And from the other side: the owner signs just before its file is moved.
+    path.write_text(json.dumps(dead))
+    holding = os.open(path, os.O_RDWR)
+    fcntl.flock(holding, fcntl.LOCK_EX)
+    answers = iter([dead, real(), real()])
+    monkeypatch.setattr(interrupts, "read_json", lambda path: next(answers))
+    with pytest.raises(UsageError, match="in use"), checkpoint.lock(tmp_path):
+        pass
+    assert os.path.samestat(os.fstat(holding), path.stat()), "the owner's file is back in its place"
+    os.close(holding)
+
+
 def test_a_forked_worker_does_not_hold_its_dead_parent_s_lock(tmp_path: Path) -> None:
     code = """
         import os, sys, time
@@ -576,8 +608,10 @@ def test_a_forked_worker_does_not_hold_its_dead_parent_s_lock(tmp_path: Path) ->
         worker = int(parent.stdout.readline())
         parent.kill()
     try:
-        with checkpoint.lock(tmp_path):
-            os.kill(worker, 0)  # it lives, and does not hold it
+        os.kill(worker, 0)  # it lives, and does not hold it
+        descriptor = interrupts._take(tmp_path / ".lock")
+        assert descriptor is not None
+        os.close(descriptor)
     finally:
         os.kill(worker, signal.SIGKILL)
 

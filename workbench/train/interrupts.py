@@ -151,26 +151,55 @@ def lock(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     descriptor = _take(path)
     if descriptor is None:
-        owner = read_json(path)
-        if alive(owner) is not False:
-            who = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', 'this machine')}"
-            raise UsageError(
-                f"{folder} is in use by {who}. Two writers would spoil each other's files. "
-                "Wait for it, stop it, or choose another --name."
-            )
-        path.unlink(missing_ok=True)
+        _set_aside(path)
         descriptor = _take(path)
         if descriptor is None:
-            raise UsageError(f"{folder} was taken by another process just now. Choose another --name.")
+            raise _in_use(path)
     _held.add(descriptor)
     try:
         with contextlib.suppress(OSError):  # on a full disk the lock still holds, only without a name
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(identity()).encode("ascii"), 0)
+        # Between taking the lock and signing it, another may have read the signature of a dead owner.
+        if not _is(descriptor, path):
+            raise _in_use(path)
         yield
     finally:
         _held.discard(descriptor)
         os.close(descriptor)
+
+
+def _set_aside(path: Path) -> None:
+    """Remove a lock file whose owner is gone; refuse otherwise.
+
+    Moved first and read again after: whoever signs it in between is either seen here or sees that it moved.
+    """
+    if alive(read_json(path)) is not False:
+        raise _in_use(path)
+    aside = path.with_name(f".lock-{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if alive(read_json(aside)) is not False:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+            aside.unlink()
+            raise _in_use(path)
+        aside.unlink()
+
+
+def _in_use(path: Path) -> UsageError:
+    owner = read_json(path)
+    who = f"process {owner.get('pid', '(unknown)')} on {owner.get('host', 'this machine')}"
+    return UsageError(
+        f"{path.parent} is in use by {who}. Two writers would spoil each other's files. "
+        "Wait for it, stop it, or choose another --name."
+    )
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def _take(path: Path) -> int | None:
