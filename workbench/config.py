@@ -78,8 +78,9 @@ class RunConfig:
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
-    problems: str = "arithmetic"
-    """Generated family, jsonl[.gz] or parquet file, or hub id. Also --dataset-name."""
+    problems: str = "sums"
+    """sums[:terms=2,max=25] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
+    Also --dataset-name."""
     split: str | None = None
     """Which split of a hub data set; train where it has one."""
     limit: int | None = None
@@ -98,7 +99,7 @@ class RunConfig:
     set: tuple[str, ...] = ()
     """Change one part of the recipe: path=value, e.g. terms.0.divergence.teacher_weight=0.3. Repeatable."""
     verifier: Literal["strict", "lenient"] = "strict"
-    """How answers are judged."""
+    """Which marks count as an answer: boxed, `Answer:` and ####, or also the phrases that models use unasked."""
 
     steps: int = 4
     """Optimizer steps. Also --max-steps."""
