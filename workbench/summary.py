@@ -19,7 +19,7 @@ from workbench.recipe import Recipe
 from workbench.records import Case
 from workbench.train.evaluate import Answer, ArmResult, headline
 from workbench.train.report import words
-from workbench.train.statistics import (
+from workbench.train.intervals import (
     Difference,
     Scores,
     arms_dict,

@@ -63,6 +63,7 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
     An adapter is merged into its base, so that "the initial policy" is the model the user pointed at.
     Raises InputError with the way on for everything that can be wrong with the name or the files.
     """
+    _quiet()
     notes: list[str] = []
     source, adapter = _resolve(spec, notes)
     model, tokenizer = _read(source, spec, dtype)
@@ -77,6 +78,16 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
         raise InputError(f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE or use an -Instruct model.")
     revision = getattr(model.config, "_commit_hash", None)
     return Loaded(model, tokenizer, source, revision, tuple(notes))
+
+
+def _quiet() -> None:
+    """No bars of other libraries across our own lines; their warnings go to run.log by way of `logging`."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _resolve(spec: str, notes: list[str]) -> tuple[str, Path | None]:

@@ -14,7 +14,7 @@ from workbench.engine.engine import Engine, never
 from workbench.recipe import Recipe
 from workbench.records import Context, Judged, Problem, Request, Rollout, Sampling
 from workbench.train.batches import Entry, entries, micro_batches, token_rows
-from workbench.train.statistics import Arm, Scores, pass_at_k
+from workbench.train.intervals import Arm, Scores, pass_at_k
 
 Verifier = Callable[[Rollout], Verdict]
 

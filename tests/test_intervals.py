@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifiers.verdict import Status, Verdict
-from workbench.train.statistics import (
+from workbench.train.intervals import (
     FEWEST,
     Arm,
     Difference,
@@ -196,7 +196,7 @@ def test_more_rollouts_of_a_problem_are_not_more_problems() -> None:
 def test_a_block_more_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = by_problem([[float(i)] for i in range(10)])
     whole = bootstrap_mean(scores, draws=500)
-    monkeypatch.setattr("workbench.train.statistics._BLOCK", 70)
+    monkeypatch.setattr("workbench.train.intervals._BLOCK", 70)
     assert bootstrap_mean(scores, draws=500) == whole
 
 
