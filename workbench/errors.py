@@ -1,12 +1,14 @@
 """The exception tree. A message says what, why, and what to do; `exit_code` is what the commands return.
 
-    WorkbenchError            1  failed
-      UsageError              2  wrong flag, key, name or directory (also ValueError)
-        RecipeError           2  a recipe that cannot run (also ValueError)
-      InputError              3  data or model unusable (also ValueError)
-      ResourceError           4  memory or disk (also RuntimeError)
-      TrainingError           1  training cannot go on (also RuntimeError)
-      Interrupted           130  the user stopped; what was done is saved
+| exception | code | meaning |
+|---|---|---|
+| `WorkbenchError` | 1 | base of all |
+| `UsageError` (ValueError) | 2 | wrong flag, key, name or directory |
+| `RecipeError` (UsageError) | 2 | a recipe that cannot run |
+| `InputError` (ValueError) | 3 | data or model unusable |
+| `ResourceError` (RuntimeError) | 4 | memory or disk |
+| `TrainingError` (RuntimeError) | 1 | training cannot go on |
+| `Interrupted` | 130, 143 | the user stopped; what was done is saved |
 """
 
 from __future__ import annotations

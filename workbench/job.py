@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.export import export
 from workbench.engine.loading import load, pick_device, pick_dtype
 from workbench.errors import InputError, Interrupted, UsageError
-from workbench.inspector.audit import audit
+from workbench.inspector.audit import audit, prompt_lengths
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.provenance import config_hash, refuse_difference, run_facts
-from workbench.records import Rollout
 from workbench.recording import Recorder
+from workbench.records import Rollout
 from workbench.summary import Evaluation, card, evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
 from workbench.train.evaluate import Asked, HeldOutDivergence, evaluate
@@ -129,7 +129,7 @@ class Job:
         tracking = Tracking(self.config.track, self.directory.path, self.reporter.note)
         tracking.start(self.directory.path.name, as_dict(self.config))
         recorder = Recorder(self.directory, self.reporter, self.planned.recipe, state, tracking)
-        recorder.keep, recorder.config_hash = self.config.keep, config_hash(self.planned)
+        recorder.vault = snapshot.Vault(self.directory.checkpoints, config_hash(self.planned), self.config.keep)
         recorder.evaluation = lambda: self._between(state)
         return recorder
 
@@ -148,17 +148,26 @@ class Job:
         if recipe.prompt_only is not None and recipe.prompt_only != recipe.teacher:
             arms.append(Asked("prompt only", recipe.prompt_only))
         if recipe.teacher is not None:
-            arms.append(Asked("teacher's view" if recipe.prompt_only != recipe.teacher else "prompt only", recipe.teacher))
+            arms.append(
+                Asked("teacher's view" if recipe.prompt_only != recipe.teacher else "prompt only", recipe.teacher)
+            )
         return self._measured("before", engine, arms, held_out)
 
     def _after(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
         return self._measured("after", engine, [Asked("after", self.planned.recipe.student)], held_out)
 
     def _between(self, state: State) -> None:
-        found = self._measured(f"step {state.clock.step}", state.engine, [Asked(f"step {state.clock.step}", self.planned.recipe.student)], None)
+        found = self._measured(
+            f"step {state.clock.step}",
+            state.engine,
+            [Asked(f"step {state.clock.step}", self.planned.recipe.student)],
+            None,
+        )
         for result in found.arms:
             arm = result.arm
-            self.reporter.note(f"{arm.name}: held-out correct {arm.correct}/{arm.judged}, {arm.tokens.value:.0f} tokens")
+            self.reporter.note(
+                f"{arm.name}: held-out correct {arm.correct}/{arm.judged}, {arm.tokens.value:.0f} tokens"
+            )
 
     def _measured(
         self, when: str, engine: Engine, arms: Sequence[Asked], held_out: HeldOutDivergence | None
@@ -171,11 +180,15 @@ class Job:
         if not self.planned.held_out:
             return Evaluation(when, (), None)
         recipe = self.planned.recipe
-        sampling = replace(recipe.sampling, temperature=0.0, max_new_tokens=self.config.eval_tokens or recipe.sampling.max_new_tokens)
+        sampling = replace(
+            recipe.sampling, temperature=0.0, max_new_tokens=self.config.eval_tokens or recipe.sampling.max_new_tokens
+        )
         results = []
         for arm in arms:
             self._status(f"evaluating: {arm.name}")
-            result = evaluate(engine, self.planned.held_out, arm, sampling, verify_with(self.config.verifier), stopped=self.stopped)
+            result = evaluate(
+                engine, self.planned.held_out, arm, sampling, verify_with(self.config.verifier), stopped=self.stopped
+            )
             self._check_stop()
             assert result is not None
             results.append(result)
@@ -237,7 +250,9 @@ def build_engine(config: RunConfig, planned: Plan) -> Engine:
     device = pick_device(config.device)
     adapter = planned.recipe.adapter
     source = str(fork_source(config.fork)) if config.fork else config.model
-    loaded = load(source, dtype=pick_dtype(config.dtype, device, adapter is not None), chat_template=config.chat_template)
+    loaded = load(
+        source, dtype=pick_dtype(config.dtype, device, adapter is not None), chat_template=config.chat_template
+    )
     micro = config.micro_tokens or (2048 if device.type == "cpu" else 16384)
     settings = EngineSettings(
         device=device,
@@ -255,19 +270,19 @@ def fork_source(path: str) -> Path:
     for folder in (final / "adapter", final):
         if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
             return folder
-    raise UsageError(f"--fork {path}: no finished model there (looked for {final}). Resume it to its end, or name another run.")
+    raise UsageError(
+        f"--fork {path}: no finished model there (looked for {final}). Resume it to its end, or name another run."
+    )
 
 
 def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
     """Drop problems whose prompt is longer than `--max-prompt-tokens`, if that is given."""
     if config.max_prompt_tokens is None:
         return planned
-    from workbench.inspector.audit import prompt_lengths
-
     kept = []
     for side in (planned.train, planned.held_out):
         lengths = prompt_lengths(engine, planned.recipe, side)
-        kept.append(tuple(p for p, pair in zip(side, lengths, strict=True) if max(pair) <= config.max_prompt_tokens))
+        kept.append(tuple(p for p, n in zip(side, lengths, strict=True) if n <= config.max_prompt_tokens))
     dropped = len(planned.train) + len(planned.held_out) - sum(map(len, kept))
     if not kept[0]:
         raise InputError(f"--max-prompt-tokens {config.max_prompt_tokens} drops every problem. Raise it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
+from typing import Any
 
 import verifiers
 from workbench.config import RunConfig
@@ -48,7 +49,9 @@ def settle_recipe(config: RunConfig) -> tuple[Recipe, tuple[str, ...]]:
         raise UsageError(f"no recipe '{config.recipe}'. {nearest(config.recipe, ALL)}")
     published = ALL[config.recipe]
     recipe = FOR_MODEL.get(config.model, {}).get(config.recipe, published)
-    notes = () if recipe is published else (f"{config.recipe} as set for {config.model}: {_changes(published, recipe)}",)
+    notes = (
+        () if recipe is published else (f"{config.recipe} as set for {config.model}: {_changes(published, recipe)}",)
+    )
     for text in config.set:
         recipe = apply_set(recipe, text)
     sampling = _given(config, ("max_new_tokens", "temperature", "top_p"))
@@ -85,7 +88,7 @@ def settle_problems(config: RunConfig, recipe: Recipe) -> tuple[ProblemSet, tupl
     return replace(found, train=train, held_out=held_out), (*lost, *lost_too)
 
 
-def _given(config: RunConfig, names: tuple[str, ...]) -> dict[str, object]:
+def _given(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
 

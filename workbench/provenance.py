@@ -7,10 +7,9 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from workbench import __version__
 from workbench.config import RunConfig, as_dict
@@ -22,7 +21,9 @@ from workbench.train import snapshot
 
 def config_hash(planned: Plan) -> str:
     """What a checkpoint must agree on with the run that resumes it."""
-    return hashlib.sha256((planned.recipe.describe() + planned.problems.sha256).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(
+        (planned.recipe.describe() + planned.problems.sha256).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 CHANGES_NOTHING = frozenset(
@@ -35,7 +36,11 @@ CHANGES_NOTHING = frozenset(
 def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Plan) -> None:
     """Compare with what the run was started with. Raises UsageError naming every field that changes results."""
     old, new = stored.get("config", {}), as_dict(config)
-    odd = [f"{k} {old[k]!r} -> {new[k]!r}" for k in sorted(old.keys() & new.keys()) if k not in CHANGES_NOTHING and old[k] != new[k]]
+    odd = [
+        f"{k} {old[k]!r} -> {new[k]!r}"
+        for k in sorted(old.keys() & new.keys())
+        if k not in CHANGES_NOTHING and old[k] != new[k]
+    ]
     if stored.get("recipe_text") != planned.recipe.describe() and not odd:
         odd = ["the recipe itself: this version of the workbench describes it differently"]
     if stored.get("data_sha256") != planned.problems.sha256 and not odd:
@@ -49,12 +54,11 @@ def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Pla
 
 def run_facts(config: RunConfig, planned: Plan, engine: Engine) -> dict[str, Any]:
     """What run.json holds."""
-    import transformers
-
     return {
         "command": ["python", "-m", "workbench.opsd", *sys.argv[1:]],
         "version": __version__,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformers", "peft")},
         "commit": _commit(),
         "config": as_dict(config),
         "recipe": planned.recipe.name,

@@ -9,7 +9,6 @@ that runs: whatever can be known to fail is refused here.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,13 +88,15 @@ class Recipe:
                     f"recipe '{self.name}': {kind} needs the writer's log-probs, and a data set has none. "
                     "Use OnPolicy, or a term without importance weights."
                 )
-            if not term.where.authors & authors:  # type: ignore[attr-defined]
+            if not term.where.authors & authors:
                 raise RecipeError(
                     f"recipe '{self.name}': {kind} counts rollouts {term.where!r}, but only "
                     f"{', '.join(sorted(authors))} write. Change `where` or `rollouts`."
                 )
         if self.sampling.temperature <= 0 and "student" in authors:
-            raise RecipeError(f"recipe '{self.name}': rollouts at temperature 0 have no distribution to compare at. Use > 0.")
+            raise RecipeError(
+                f"recipe '{self.name}': rollouts at temperature 0 have no distribution to compare at. Use > 0."
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -106,7 +107,9 @@ class Recipe:
     def needs(self) -> frozenset[str]:
         """The fields of `Problem` that some role is shown or that is trained on."""
         shown = self.student.needs | (self.teacher.needs if self.teacher else frozenset())
-        text = isinstance(self.rollouts, FromDataset) or (isinstance(self.rollouts, Mixture) and self.rollouts.dataset > 0)
+        text = isinstance(self.rollouts, FromDataset) or (
+            isinstance(self.rollouts, Mixture) and self.rollouts.dataset > 0
+        )
         return shown | ({"solution"} if text else frozenset())
 
     def at(self, clock: Clock) -> Recipe:
@@ -124,12 +127,10 @@ class Recipe:
             ("whose weights teach", weights if self.teacher else "nobody's"),
             ("who writes", f"{self.rollouts!r}, {self.sampling!r}"),
             ("what is compared", " + ".join(map(repr, self.terms)) + f", mean over each {self.reduction}"),
-            ("where it counts", f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}"),
+            (
+                "where it counts",
+                f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}",
+            ),
             ("optimizer", f"{self.optimizer!r}, batch {self.batch}, {self.adapter or 'all weights'}"),
         ]
         return "\n".join([f"{self.name} ({self.paper})", *(f"  {label:20} {text}" for label, text in rows)])
-
-
-def with_changes(recipe: Recipe, **changes: object) -> Recipe:
-    """`dataclasses.replace` that re-runs every check; nested parts are replaced the same way."""
-    return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]

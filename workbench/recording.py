@@ -28,10 +28,15 @@ class Recorder:
         self, directory: RunDirectory, reporter: Reporter, recipe: Recipe, state: State, tracking: Tracking
     ) -> None:
         """`state` is the run's; it is read, never changed."""
-        self.directory, self.reporter, self.recipe, self.state, self.tracking = directory, reporter, recipe, state, tracking
+        self.directory, self.reporter, self.recipe, self.state, self.tracking = (
+            directory,
+            reporter,
+            recipe,
+            state,
+            tracking,
+        )
         self.alarms = Alarms()
-        self.keep = 2
-        self.config_hash = ""
+        self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
         self.extra: dict[str, Any] = {}
         """JSON that a checkpoint carries along."""
@@ -82,10 +87,7 @@ class Recorder:
         step = self.state.clock.step
         self.directory.status("saving", step)
         extra = self.extra | {"offsets": self.directory.offsets(), "alarms": self.alarms.state_dict()}
-        snapshot.save(
-            self.directory.checkpoints, self.state.engine, self.recipe, step, extra,
-            config_hash=self.config_hash, keep=self.keep,
-        )  # fmt: skip
+        snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
         self.directory.status("training", step)
 
     def evaluate(self) -> None:

@@ -97,10 +97,15 @@ class Case:
 class Context(Protocol):
     """Who sees what: a frozen dataclass or named function from a case to chat messages."""
 
-    needs: frozenset[str]
-    """Names of the `Problem` fields it shows; a dotted `other.solution` is the other problem's."""
-    thinking: bool | None
-    """What the chat template is told as `enable_thinking`; None says nothing."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the `Problem` fields it shows; a dotted `other.solution` is the other problem's."""
+        ...
+
+    @property
+    def thinking(self) -> bool | None:
+        """What the chat template is told as `enable_thinking`; None says nothing."""
+        ...
 
     def __call__(self, case: Case) -> list[Message]:
         """The chat that ends where the completion begins."""

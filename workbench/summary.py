@@ -18,7 +18,6 @@ from workbench.planning import Plan
 from workbench.recipe import Recipe
 from workbench.records import Case
 from workbench.train.evaluate import Answer, ArmResult, headline
-from workbench.train.report import words
 from workbench.train.intervals import (
     Difference,
     Scores,
@@ -28,6 +27,7 @@ from workbench.train.intervals import (
     paired_bootstrap,
     verdict_line,
 )
+from workbench.train.report import words
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> lis
     """Both prompts of one problem, token counts, every check, where files go: before anything is trained."""
     recipe = planned.recipe
     trained = sum(p.numel() for p in engine.parameters().values())
-    problem, student, teacher = found.examples[0]
+    _, student, teacher = found.examples[0]
     lines = [
         f"model          {engine.loaded.source} ({trained / 1e6:.1f}M trained, {engine.adapter or 'all weights'}, "
         f"{engine.settings.device}, {torch.get_num_threads()} threads)",
@@ -71,7 +71,9 @@ def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> lis
     return [*lines, f"run            {where}"]
 
 
-def evaluation_text(recipe: Recipe, before: Evaluation, after: Evaluation) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+def evaluation_text(
+    recipe: Recipe, before: Evaluation, after: Evaluation
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     """(name, text) of the results, and everything in them as data for eval.json."""
     if not before.arms or not after.arms:
         return [("verdict", "nothing was evaluated, so nothing can be said (--eval-problems 0)")], {}
@@ -100,7 +102,7 @@ def evaluation_text(recipe: Recipe, before: Evaluation, after: Evaluation) -> tu
 def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, Any]) -> str:
     """README.md of the trained model: what it is, both prompts word for word, results with n, limits."""
     recipe, base = planned.recipe, EMBEDDED[config.model][1] if config.model in EMBEDDED else config.model
-    facts = {
+    facts: dict[str, object] = {
         "base_model": base,
         "base_model_relation": "adapter" if engine.adapter else "finetune",
         "library_name": "peft" if engine.adapter else "transformers",
@@ -131,7 +133,8 @@ def _results(data: Mapping[str, Any]) -> str:
 def _limits(planned: Plan, engine: Engine) -> str:
     notes = "; ".join(engine.loaded.notes) or "none"
     return (
-        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{planned.problems.source}` and nothing else. "
+        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{planned.problems.source}` and "
+        "nothing else. "
         f"Notes on the base: {notes}. One training run, seed in run.json."
     )
 

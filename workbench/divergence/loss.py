@@ -256,7 +256,7 @@ def assemble(request: Request, live: Tensor | None, found: Sequence[Found]) -> L
     )
     turned = [f.turned for f in found if f.turned is not None]
     loss = (values * weights).sum(dtype=torch.float64).to(request.dtype)
-    return Loss(loss, values, weights, stats, whole(turned, False) if turned else None)
+    return Loss(loss, values, weights, stats, whole(turned, 0.0) if turned else None)
 
 
 def _mismatch(what: str, tensor: Tensor, expected: tuple[object, ...]) -> str:

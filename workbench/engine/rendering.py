@@ -35,7 +35,8 @@ class Renderer:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **kwargs)
         except Exception as error:  # jinja raises what the template's author wrote
             raise InputError(
-                f"the chat template refuses the prompt: {error}. Change the context's roles, or give --chat-template FILE."
+                f"the chat template refuses the prompt: {error}. Change the context's roles, or give "
+                "--chat-template FILE."
             ) from error
         return Rendered(text, tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]))
 

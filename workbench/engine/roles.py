@@ -34,7 +34,7 @@ class TeacherWeights(Protocol):
         ...
 
     def move(self, rate: float) -> None:
-        """teacher <- (1 - rate) * teacher + rate * student."""
+        """Teacher <- (1 - rate) * teacher + rate * student."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:

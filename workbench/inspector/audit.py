@@ -12,15 +12,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from workbench.engine.engine import Engine
+from verifiers import Verdict
+from workbench.engine.engine import Engine, base_model, head_of
 from workbench.engine.rendering import Rendered
+from workbench.engine.roles import Live
 from workbench.errors import InputError
+from workbench.parts.terms import Distill
+from workbench.parts.writers import OnPolicy
 from workbench.recipe import Recipe
 from workbench.records import Case, Judged, Problem, Request, Sampling
 from workbench.train.batches import Denominators, Entry
+from workbench.train.evaluate import headline
 from workbench.train.objective import objective
-from verifiers import Verdict
 
+Shown = tuple[Problem, Rendered, Rendered | None]
+"""A problem as both roles see it."""
 SAME_LIMIT = 1e-3
 """Largest divergence, nats, that equal contexts on equal weights may show at a token."""
 
@@ -38,7 +44,7 @@ class Finding:
 class Audit:
     """Both rendered prompts of some examples and every finding."""
 
-    examples: tuple[tuple[Problem, Rendered, Rendered | None], ...]
+    examples: tuple[Shown, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -49,82 +55,86 @@ class Audit:
 
 def audit(engine: Engine, recipe: Recipe, problems: Sequence[Problem], *, examples: int = 3) -> Audit:
     """Run every check. Raises InputError for what would make the run meaningless."""
-    shown = []
-    for problem in problems[:examples]:
-        student = engine.prompt(recipe.student, Case(problem))
-        teacher = engine.prompt(recipe.teacher, Case(problem)) if recipe.teacher else None
-        shown.append((problem, student, teacher))
+    prompts = [_shown(engine, recipe, problem) for problem in problems]
+    for shown in prompts:
+        _survived(recipe, shown)
     findings = [
-        _survived(engine, recipe, problems),
-        _fits(engine, recipe, problems),
-        _template(engine, shown),
+        Finding("content", f"question and privileged text stand in the prompts of all {len(prompts)} problems"),
+        _fits(engine, recipe, prompts),
+        _template(engine, prompts[:examples]),
         *_stops(engine),
         _thinking(recipe),
-        _head(engine, shown[0][1]),
+        _head(engine, prompts[0][1]),
     ]
     if recipe.needs_teacher:
         findings.append(_same_is_zero(engine, recipe, problems[0]))
-    return Audit(tuple(shown), tuple(findings))
+    return Audit(tuple(prompts[:examples]), tuple(findings))
 
 
-def prompt_lengths(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> list[tuple[int, int]]:
-    """(student, teacher) prompt tokens of every problem."""
-    out = []
-    for problem in problems:
-        student = len(engine.prompt(recipe.student, Case(problem)).ids)
-        teacher = len(engine.prompt(recipe.teacher, Case(problem)).ids) if recipe.teacher else 0
-        out.append((student, teacher))
-    return out
+def prompt_lengths(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> list[int]:
+    """Tokens of each problem's longer prompt."""
+    return [_longest(_shown(engine, recipe, problem)) for problem in problems]
 
 
-def _survived(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> Finding:
-    """Question and privileged text stand in the rendered prompts word for word, and the student's holds no secret."""
-    for problem in problems:
-        texts = {"student": engine.prompt(recipe.student, Case(problem)).text}
-        if recipe.teacher is not None:
-            texts["teacher"] = engine.prompt(recipe.teacher, Case(problem)).text
-        for role, context in (("student", recipe.student), ("teacher", recipe.teacher)):
-            if context is None:
-                continue
-            for name in sorted(context.needs):
-                value = _field(problem, name)
-                if value and _squeezed(value) not in _squeezed(texts[role]):
-                    raise InputError(
-                        f"problem '{problem.id}': its {name} does not stand in the {role}'s rendered prompt. The chat template "
-                        "drops or rewrites it. Look with --dry-run, or give --chat-template FILE."
-                    )
-    return Finding("content", f"question and privileged text stand in the prompts of all {len(problems)} problems")
+def _shown(engine: Engine, recipe: Recipe, problem: Problem) -> Shown:
+    teacher = engine.prompt(recipe.teacher, Case(problem)) if recipe.teacher else None
+    return problem, engine.prompt(recipe.student, Case(problem)), teacher
 
 
-def _fits(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> Finding:
-    """Nothing is truncated silently: both prompts and the completion fit the model."""
-    lengths = prompt_lengths(engine, recipe, problems)
-    budget = engine.max_length - recipe.sampling.max_new_tokens
-    for problem, (student, teacher) in zip(problems, lengths, strict=True):
-        for role, n in (("student", student), ("teacher", teacher)):
-            if n > budget:
-                share = 100 * sum(max(pair) > budget for pair in lengths) / len(lengths)
+def _longest(shown: Shown) -> int:
+    return max(len(prompt.ids) for prompt in shown[1:] if prompt is not None)
+
+
+def _survived(recipe: Recipe, shown: Shown) -> None:
+    """Question and privileged text stand in the rendered prompts word for word."""
+    problem = shown[0]
+    for role, context, prompt in zip(("student", "teacher"), (recipe.student, recipe.teacher), shown[1:], strict=True):
+        if context is None or prompt is None:
+            continue
+        for name in sorted(context.needs):
+            value = _field(problem, name)
+            if value and _squeezed(value) not in _squeezed(prompt.text):
                 raise InputError(
-                    f"problem {problem.id}: {role} prompt {n} tokens, model takes {engine.max_length} with "
-                    f"{recipe.sampling.max_new_tokens} for the completion. Nothing was cut. "
-                    f"--max-prompt-tokens {max(budget, 1)} drops such problems ({share:.0f} %), or lower --max-new-tokens."
+                    f"problem '{problem.id}': its {name} does not stand in the {role}'s rendered prompt. The chat "
+                    "template drops or rewrites it. Look with --dry-run, or give --chat-template FILE."
                 )
-    students, teachers = zip(*lengths, strict=True)
-    text = f"student prompts {min(students)}-{max(students)} tokens, teacher {min(teachers)}-{max(teachers)}; nothing cut"
-    return Finding("lengths", text)
 
 
-def _template(engine: Engine, shown: Sequence[tuple[Problem, Rendered, Rendered | None]]) -> Finding:
+def _fits(engine: Engine, recipe: Recipe, prompts: Sequence[Shown]) -> Finding:
+    """Nothing is truncated silently: both prompts and the completion fit the model."""
+    cap = recipe.sampling.max_new_tokens
+    budget = engine.max_length - cap
+    too_long = [shown for shown in prompts if _longest(shown) > budget]
+    for problem, student, teacher in too_long:
+        role = "student" if len(student.ids) > budget or teacher is None else "teacher"
+        raise InputError(
+            f"problem {problem.id}: {role} prompt {_longest((problem, student, teacher))} tokens, model takes "
+            f"{engine.max_length} with {cap} for the completion. Nothing was cut. --max-prompt-tokens "
+            f"{max(budget, 1)} drops such problems ({100 * len(too_long) / len(prompts):.0f} %), or lower "
+            "--max-new-tokens."
+        )
+    students = [len(student.ids) for _, student, _ in prompts]
+    teachers = [len(teacher.ids) for _, _, teacher in prompts if teacher is not None]
+    text = f"student prompts {min(students)}-{max(students)} tokens"
+    text += f", teacher prompts {min(teachers)}-{max(teachers)}" if teachers else ""
+    return Finding("lengths", f"{text}; nothing cut")
+
+
+def _template(engine: Engine, shown: Sequence[Shown]) -> Finding:
     """Both roles end in the same generation prompt, and no prompt starts with two BOS tokens."""
     bos = engine.tokenizer.bos_token_id
     for problem, student, teacher in shown:
         for role, prompt in (("student", student), ("teacher", teacher)):
             if prompt is not None and bos is not None and prompt.ids[:2] == (bos, bos):
-                raise InputError(f"problem '{problem.id}': the {role}'s prompt starts with two BOS tokens. Fix the chat template.")
+                raise InputError(
+                    f"problem '{problem.id}': the {role}'s prompt starts with two BOS tokens. Fix the chat template."
+                )
     _, student, teacher = shown[0]
     if teacher is not None and student.ids[-2:] != teacher.ids[-2:]:
         first = f"student ends {student.text[-24:]!r}, teacher ends {teacher.text[-24:]!r}"
-        return Finding("template", f"roles end differently ({first}): the first token is compared across two formats", fine=False)
+        return Finding(
+            "template", f"roles end differently ({first}): the first token is compared across two formats", fine=False
+        )
     return Finding("template", "both roles end in the same generation prompt; no doubled BOS")
 
 
@@ -134,9 +144,18 @@ def _stops(engine: Engine) -> list[Finding]:
     text = ", ".join(f"{name} ({i})" for i, name in names.items())
     if engine.end_of_turn is None:
         return [
-            Finding("stop", f"stop tokens {text}; the chat template ends a turn with none of them: completions will not end", fine=False)
+            Finding(
+                "stop",
+                f"stop tokens {text}; the chat template ends a turn with none of them: completions will not end",
+                fine=False,
+            )
         ]
-    return [Finding("stop", f"both roles stop at {text}; the template ends a turn with {names[engine.end_of_turn]}; it is in the loss")]
+    return [
+        Finding(
+            "stop",
+            f"both roles stop at {text}; the template ends a turn with {names[engine.end_of_turn]}; it is in the loss",
+        )
+    ]
 
 
 def _thinking(recipe: Recipe) -> Finding:
@@ -150,8 +169,6 @@ def _thinking(recipe: Recipe) -> Finding:
 @torch.no_grad()
 def _head(engine: Engine, prompt: Rendered) -> Finding:
     """The decoder and the head taken apart give the model's own logits, whatever its architecture."""
-    from workbench.engine.engine import base_model, head_of
-
     ids = torch.tensor([prompt.ids[-64:]], device=engine.settings.device)
     states = engine.score("student", [prompt.ids[-64:-1]], [prompt.ids[-1:]])
     with engine.running("student") as model:
@@ -168,28 +185,23 @@ def _head(engine: Engine, prompt: Rendered) -> Finding:
 
 def _same_is_zero(engine: Engine, recipe: Recipe, problem: Problem) -> Finding:
     """Equal contexts on equal weights: every divergence must vanish at every token."""
-    twin = replace(recipe, teacher=recipe.student, gates=())
+    twin = replace(recipe, teacher=recipe.student, gates=(), terms=(Distill(headline(recipe)),), rollouts=OnPolicy())
     sampling = Sampling(max_new_tokens=min(16, recipe.sampling.max_new_tokens), temperature=1.0)
     rollout = engine.generate([Request(problem, recipe.student, seed=(0, -1))], sampling)[0]
     prompt = engine.prompt(recipe.student, Case(problem)).ids
     entry = Entry(Judged(rollout, Verdict("unjudged")), prompt, prompt)
-    where_written = tuple(replace(term, where=_everyone()) for term in twin.terms)  # type: ignore[type-var]
-    twin = replace(twin, terms=where_written)
-    _, signal = objective(twin, engine, [entry], Denominators.of(twin, [entry]), grad=False)
-    compared = [k for k, term in enumerate(twin.terms) if "teacher" in term.needs]
-    worst = float(signal.values[compared].abs().max())
+    saved, engine.teacher = engine.teacher, Live(engine.student)  # on resume the teacher's own weights differ
+    try:
+        _, signal = objective(twin, engine, [entry], Denominators.of(twin, [entry]), grad=False)
+    finally:
+        engine.teacher = saved
+    worst = float(signal.values.abs().max())
     if not worst < SAME_LIMIT:
         raise InputError(
-            f"equal contexts on equal weights differ by {worst:.2g} nats at a token, so scores are not the model's own. "
-            "This is a bug or an unsupported architecture; please report the model."
+            f"equal contexts on equal weights differ by {worst:.2g} nats at a token, so scores are not the model's "
+            "own. This is a bug or an unsupported architecture; please report the model."
         )
     return Finding("zero", f"same context, same weights: divergence {worst:.6f} at every token")
-
-
-def _everyone() -> object:
-    from workbench.parts.terms import anyone
-
-    return anyone
 
 
 def _field(problem: Problem, name: str) -> str | None:

@@ -20,8 +20,10 @@ class Curriculum(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """A fresh permutation an epoch, from (seed, epoch). A batch that crosses an epoch's end holds no problem twice
-    unless it is larger than the set."""
+    """A fresh permutation an epoch, from (seed, epoch).
+
+    A batch across an epoch's end holds no problem twice unless it is larger than the set.
+    """
 
     def batch(self, problems: Sequence[Problem], n: int, cursor: int, seed: int) -> list[Problem]:
         """The `n` problems after the first `cursor`; raises ValueError for an empty set."""

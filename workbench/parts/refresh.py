@@ -11,7 +11,7 @@ LIVE = Refresh(every=1, rate=1.0)
 
 
 def ema(decay: float) -> Refresh:
-    """teacher <- decay * teacher + (1 - decay) * student after every step."""
+    """Teacher <- decay * teacher + (1 - decay) * student after every step."""
     return Refresh(every=1, rate=1.0 - decay)
 
 

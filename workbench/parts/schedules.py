@@ -82,7 +82,7 @@ class Piecewise:
 
 def resolve(tree: T, clock: Clock) -> T:
     """The same frozen tree with every `Schedule` in it replaced by its value at `clock`."""
-    return _resolve(tree, clock)  # type: ignore[no-any-return]
+    return _resolve(tree, clock)
 
 
 def _resolve(node: Any, clock: Clock) -> Any:

@@ -15,7 +15,7 @@ import torch
 
 from workbench.divergence import Divergence, Part, Transform
 from workbench.parts.schedules import Scalar
-from workbench.records import Author, Judged, TokenStats, Tokens
+from workbench.records import Author, Judged, Tokens, TokenStats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +47,17 @@ by_dataset = Where(frozenset({"dataset"}))
 class Term(Protocol):
     """One summand: coef / N_k * sum_t w_t term(t), N_k the step's tokens the term applies to."""
 
-    coef: Scalar
-    where: Where
     needs: ClassVar[frozenset[Need]]
+
+    @property
+    def coef(self) -> Scalar:
+        """What the term's mean is multiplied by."""
+        ...
+
+    @property
+    def where(self) -> Where:
+        """Which rollouts it counts."""
+        ...
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """(n,) values, differentiable in `tokens.student`."""

@@ -111,7 +111,9 @@ class FromDataset:
     def grouped(self, per_problem: int) -> Writer:
         """There is one solution a problem. Raises RecipeError for more."""
         if per_problem != 1:
-            raise RecipeError(f"FromDataset has one text a problem, so --group {per_problem} has no meaning. Leave it out.")
+            raise RecipeError(
+                f"FromDataset has one text a problem, so --group {per_problem} has no meaning. Leave it out."
+            )
         return self
 
 
@@ -149,7 +151,8 @@ class Mixture:
         total = self.student + self.teacher + self.dataset
         if min(self.student, self.teacher, self.dataset) < 0 or abs(total - 1.0) > 1e-9:
             raise RecipeError(
-                f"pi_mix must sum to 1: student={self.student} + teacher={self.teacher} + dataset={self.dataset} = {total}."
+                f"pi_mix must sum to 1: student={self.student} + teacher={self.teacher} + dataset={self.dataset} "
+                f"= {total}."
             )
 
     def _shares(self) -> list[tuple[Writer, float]]:
@@ -175,5 +178,7 @@ class Mixture:
     def grouped(self, per_problem: int) -> Writer:
         """One author a problem. Raises RecipeError for more."""
         if per_problem != 1:
-            raise RecipeError(f"Mixture draws one author a problem, so --group {per_problem} has no meaning. Leave it out.")
+            raise RecipeError(
+                f"Mixture draws one author a problem, so --group {per_problem} has no meaning. Leave it out."
+            )
         return self

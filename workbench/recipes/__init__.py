@@ -10,9 +10,7 @@ from workbench.recipe import Recipe
 from workbench.recipes import compression, controls, self_distillation
 
 ALL: dict[str, Recipe] = {
-    recipe.name: recipe
-    for family in (self_distillation, compression, controls)
-    for recipe in family.RECIPES
+    recipe.name: recipe for family in (self_distillation, compression, controls) for recipe in family.RECIPES
 }
 
 FOR_MODEL: dict[str, dict[str, Recipe]] = {"smollm2": {}}

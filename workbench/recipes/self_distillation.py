@@ -74,11 +74,15 @@ GATES = Recipe(
 
 GATES_UNGATED = replace(GATES, name="gates_ungated", gates=())
 
-OPSD_NO_REFERENCE = replace(OPSD, name="opsd_no_reference", paper="control of arXiv:2609.20612", teacher=without_reference)
+OPSD_NO_REFERENCE = replace(
+    OPSD, name="opsd_no_reference", paper="control of arXiv:2609.20612", teacher=without_reference
+)
 OPSD_OTHER_PROBLEM = replace(
     OPSD, name="opsd_other_problem", paper="arXiv:2608.09228 (OP2SD)", teacher=with_solution_of_another
 )
-OPSD_WRONG_ANSWER = replace(OPSD, name="opsd_wrong_answer", paper="control of arXiv:2609.20612", teacher=with_wrong_answer)
+OPSD_WRONG_ANSWER = replace(
+    OPSD, name="opsd_wrong_answer", paper="control of arXiv:2609.20612", teacher=with_wrong_answer
+)
 
 RECIPES = (
     OPSD,

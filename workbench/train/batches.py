@@ -42,9 +42,7 @@ def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) 
                 continue
             peers = tuple(other for other in group if other is not judged)
             case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
-            teacher = (
-                engine.prompt(recipe.teacher, case).ids if recipe.teacher and recipe.needs_teacher else None
-            )
+            teacher = engine.prompt(recipe.teacher, case).ids if recipe.teacher and recipe.needs_teacher else None
             out.append(Entry(judged, engine.prompt(recipe.student, case).ids, teacher))
     return out
 
@@ -84,7 +82,7 @@ class Denominators:
     @classmethod
     def of(cls, recipe: Recipe, all_entries: Sequence[Entry]) -> Denominators:
         """Count the step."""
-        chosen = [[e for e in all_entries if term.where(e.judged)] for term in recipe.terms]  # type: ignore[operator]
+        chosen = [[e for e in all_entries if term.where(e.judged)] for term in recipe.terms]
         return cls(
             tokens=tuple(sum(len(e.tokens) for e in es) for es in chosen),
             sequences=tuple(len(es) for es in chosen),
@@ -99,7 +97,7 @@ class Denominators:
         for entry in batch:
             n = len(entry.tokens)
             share = 0.0
-            if term.where(entry.judged):  # type: ignore[operator]
+            if term.where(entry.judged):
                 over = self.tokens[k] if recipe.reduction == "token" else n * self.sequences[k]
                 share = coef * entry.judged.weight / over
             out.append(torch.full((n,), share))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from verifiers import Verdict
+from verifiers import Status, Verdict
 from workbench.divergence import Head, Options, Part, ReverseKL, Scored, fused_loss
 from workbench.engine.engine import Engine, never
 from workbench.recipe import Recipe
@@ -35,7 +35,7 @@ class Answer:
 
     problem: str
     index: int
-    status: str
+    status: Status
     score: float | None
     tokens: int
     stop: str
@@ -103,16 +103,14 @@ def evaluate(
     asked: Asked,
     sampling: Sampling,
     verify: Verifier,
-    *,
-    seed: int = 0,
     stopped: Callable[[], bool] = never,
 ) -> ArmResult | None:
     """Ask the student's weights every problem under the context of `asked`; None when stopped midway.
 
-    Greedy unless `sampling` has a temperature. The draws depend on (seed, problem, index) alone, so two arms and two
+    Greedy unless `sampling` has a temperature. The draws depend on (problem, index) alone, so two arms and two
     checkpoints are compared on the same luck.
     """
-    requests = [Request(p, asked.context, "student", k, (seed, -2)) for p in problems for k in range(asked.samples)]
+    requests = [Request(p, asked.context, "student", k, (0, -2)) for p in problems for k in range(asked.samples)]
     rollouts = engine.generate(requests, sampling, stopped)
     if stopped():
         return None
@@ -126,7 +124,9 @@ class HeldOutDivergence:
     kept as its hidden states with its head (exact, and small beside logits): later refreshes do not move the ruler.
     """
 
-    def __init__(self, engine: Engine, recipe: Recipe, problems: Sequence[Problem], stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, engine: Engine, recipe: Recipe, problems: Sequence[Problem], stopped: Callable[[], bool]
+    ) -> None:
         """Sample one rollout a problem under the student's context and record what the teacher makes of it."""
         self._engine = engine
         self._recipe = replace(recipe, gates=(), token_weight=None)
@@ -158,7 +158,7 @@ class HeldOutDivergence:
             part = Part(weight=weight, divergence=self.divergence)
             scored = Scored(self._states("student", batch), student)
             values = fused_loss(scored, Scored(teacher, self._head), rows, [part], Options(grad=False)).values[0]
-            for entry, piece in zip(batch, values.split([len(e.tokens) for e in batch]), strict=True):
+            for entry, piece in zip(batch, torch.split(values, [len(e.tokens) for e in batch]), strict=True):
                 out.setdefault(entry.judged.rollout.problem.id, []).append(float(piece.mean()))
         return out
 
@@ -170,4 +170,3 @@ def headline(recipe: Recipe) -> Any:
         if divergence is not None:
             return getattr(divergence, "unclipped", divergence)
     return ReverseKL()
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,16 +53,15 @@ def run(
     verify: Verifier,
     settings: LoopSettings,
     observer: Observer,
-    now: Callable[[], float] = time.monotonic,
 ) -> Ending:
     """Step until `settings.steps` are done, the time is over or somebody asks to stop; saves at the end of each.
 
     Raises TrainingError when every rollout of ten steps in a row was rejected.
     """
-    deadline = None if settings.minutes is None else now() + 60 * settings.minutes
+    start = time.monotonic()
     rejected, saved = 0, state.clock.step
     ending: Ending = "done"
-    while state.clock.step < settings.steps:
+    while state.clock.step < settings.steps and ending == "done":
         batch = recipe.curriculum.batch(problems, recipe.batch, state.clock.step * recipe.batch, settings.seed)
         report = train_step(recipe, state, batch, verify)
         if report is None:
@@ -79,21 +78,24 @@ def run(
             saved = step
         if settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             observer.evaluate()
-        if state.stopped():
-            ending = "stopped"
-            break
-        if deadline is not None and now() >= deadline:
-            ending = "time"
-            break
+        ending = _ending(state, settings, start)
     if state.clock.step != saved:
         observer.save()
     return ending
 
 
+def _ending(state: State, settings: LoopSettings, start: float) -> Ending:
+    """`done` while nothing speaks against the next step."""
+    if state.stopped():
+        return "stopped"
+    late = settings.minutes is not None and time.monotonic() - start >= 60 * settings.minutes
+    return "time" if late else "done"
+
+
 def _nothing_kept(recipe: Recipe, rollouts: int) -> str:
     gates = " then ".join(type(gate).__name__ for gate in recipe.gates)
     if not gates:
-        return f"all {rollouts} rollouts of {PATIENCE} steps were empty. Raise --max-new-tokens, or look at rollouts.jsonl."
+        return f"all {rollouts} rollouts of {PATIENCE} steps were empty. Nothing can be learnt. Look at rollouts.jsonl."
     return (
         f"gate {gates} rejected all {rollouts} rollouts of {PATIENCE} steps: nothing passes it. "
         "Easier problems, larger --group, or no gate."

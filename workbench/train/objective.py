@@ -45,9 +45,7 @@ def objective(
         if recipe.needs_teacher:
             teacher = engine.score("teacher", [e.teacher_prompt or () for e in batch], completions)
     rows = token_rows(batch, device)
-    parts = [
-        term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)
-    ]
+    parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
     scored = Scored(student, engine.head("student", temperature))
     privileged = None if teacher is None else Scored(teacher, engine.head("teacher", temperature))
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss

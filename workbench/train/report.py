@@ -107,8 +107,7 @@ class StepReport:
         behaviour = torch.cat([s.stats.behaviour for s in signals]).double().cpu()
         counted = weights != 0
         means = tuple(
-            float(v[c].mean()) if bool(c.any()) else float("nan")
-            for v, c in zip(values, counted, strict=True)
+            float(v[c].mean()) if bool(c.any()) else float("nan") for v, c in zip(values, counted, strict=True)
         )
         sampled = torch.isfinite(behaviour - logp)
         turned = [s.turned for s in signals if s.turned is not None]

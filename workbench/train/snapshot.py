@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from workbench.train import checkpoint
 from workbench.train.checkpoint import Checkpoint, pack, unpack
 
 
-def save(root: Path, engine: Engine, recipe: Recipe, step: int, extra: dict[str, Any], *, config_hash: str, keep: int) -> Path:
+@dataclass(frozen=True)
+class Vault:
+    """Where checkpoints go, how many are kept, and which run they belong to."""
+
+    root: Path
+    config_hash: str
+    keep: int = 2
+
+
+def save(vault: Vault, engine: Engine, recipe: Recipe, step: int, extra: dict[str, Any]) -> Path:
     """Write a checkpoint: trained weights, optimizer, the teacher where it has moved, and `extra` (plain JSON).
 
     Nothing random is kept: every draw is a function of the seed, the step and the problem.
@@ -29,7 +39,7 @@ def save(root: Path, engine: Engine, recipe: Recipe, step: int, extra: dict[str,
     optimizer, skeleton = pack(engine.adamw(recipe.optimizer).state_dict()["state"])
     tensors["optimizer"] = optimizer
     state = {"optimizer": skeleton, "teacher": bool(teacher), "base": base_fingerprint(engine), **extra}
-    return checkpoint.save(root, step, tensors, state, config_hash=config_hash, keep=keep)
+    return checkpoint.save(vault.root, step, tensors, state, config_hash=vault.config_hash, keep=vault.keep)
 
 
 @torch.no_grad()
@@ -42,16 +52,24 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
     own, stored = engine.parameters(), saved.tensors("model")
     if own.keys() != stored.keys() or any(own[n].shape != stored[n].shape for n in own):
         odd = sorted(own.keys() ^ stored.keys()) or [n for n in own if own[n].shape != stored[n].shape]
-        raise InputError(f"{saved.folder} is of another model: {len(odd)} tensors differ (first: {odd[0]}). Resume with the same --model and --adapter.")
+        raise InputError(
+            f"{saved.folder} is of another model: {len(odd)} tensors differ (first: {odd[0]}). "
+            "Resume with the same --model and --adapter."
+        )
     if saved.state["base"] != base_fingerprint(engine):
-        raise InputError(f"{saved.folder} was trained from other initial weights than --model now gives. Point --model at the original.")
+        raise InputError(
+            f"{saved.folder} was trained from other initial weights than --model now gives. "
+            "Point --model at the original."
+        )
     for name, value in stored.items():
         own[name].copy_(value)
     if saved.state["teacher"]:
         engine.teacher.load(saved.tensors("teacher"))
     adamw = engine.adamw(recipe.optimizer)
     state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
-    adamw.load_state_dict({"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]})
+    adamw.load_state_dict(
+        {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
+    )
     engine.weights_version = saved.step
 
 

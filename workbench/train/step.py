@@ -29,9 +29,7 @@ class State:
     phases: Phases = field(default_factory=Phases)
 
 
-def train_step(
-    recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier
-) -> StepReport | None:
+def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier) -> StepReport | None:
     """One step down  L = E_{y ~ pi_mix} [ sum_t w_t D(p_T || p_theta) ] + reward terms; None when stopped midway.
 
     A step that is stopped changes nothing: its rollouts are a function of the seed and come back on resume.
@@ -44,9 +42,7 @@ def train_step(
 
     # 1. Write: y ~ pi_mix. A rollout remembers who wrote it and how likely it was at the time.
     with phases("rollout"):
-        desk = Desk(
-            engine, now.student, now.teacher, now.sampling, (state.seed, state.clock.step), state.stopped
-        )
+        desk = Desk(engine, now.student, now.teacher, now.sampling, (state.seed, state.clock.step), state.stopped)
         rollouts = now.rollouts.draw(desk, problems)
     if state.stopped():
         return None
