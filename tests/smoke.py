@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -41,12 +43,16 @@ def main() -> int:
         for name in sys.argv[1:] or ALL:
             start = time.perf_counter()
             where = ["--model", str(model), "--problems", str(data), "--output", str(root / "runs"), "--name", name]
-            code = opsd.main(["--recipe", name, *where, *sizes.split()])
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = opsd.main(["--recipe", name, *where, *sizes.split()])
             print(
                 f"{name:24} {'ok' if code == 0 else f'exit code {code}'}  {time.perf_counter() - start:.1f} s",
                 flush=True,
             )
-            failed += [name] if code else []
+            if code:
+                failed.append(name)
+                print(said.getvalue())
     print(f"{len(failed)} recipes failed: {', '.join(failed)}" if failed else "every recipe ran two steps")
     return 1 if failed else 0
 
