@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
@@ -10,9 +11,12 @@ import types
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from workbench.errors import InputError, UsageError
 from workbench.problems import check_needs, graded, load, parse_columns
+from workbench.problems.wording import exact
 from workbench.records import Problem
 
 
@@ -229,6 +233,50 @@ def test_golds_that_cannot_be_graded_are_left_out_and_said():
     assert graded(problems[:1], lambda answer: None) == ((problems[0],), ())
     many = [Problem(id=f"p{n}", question=f"q{n}", answer="?") for n in range(9)]
     assert "gold of 9 problems cannot be parsed (ids p0, p1, p2, p3, p4, ...): left out" in graded(many, str)[1][0]
+
+
+# Whatever the file holds: problems, or a refusal that says so
+
+# The files are written anew for each example; the first draw of a run pays for hypothesis reading our modules.
+SUPPRESSED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+NAMES = ["problem", "question", "prompt", "messages", "answer", "solution", "id", "tests", "chat_template_kwargs", "x"]
+TEXT = st.text("ab 1#\\{}\n\0\u00e9\ud800", max_size=8)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["####", "\\boxed{1}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "user"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, suppress_health_check=SUPPRESSED)
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), max_size=5))
+def test_any_rows_make_problems_or_are_refused(write, rows):
+    source = write("any.jsonl", rows)
+    try:
+        found = load(source)
+    except (InputError, UsageError):
+        return
+    assert len(found.train) + sum(n for _, n in found.dropped) == len(rows)
+    assert len({p.id for p in found.train}) == len({exact(p.question) for p in found.train}) == len(found.train)
+    for problem in found.train:
+        for text in (problem.question, problem.answer, problem.solution, problem.document):
+            assert text is None or (text.strip() and text.encode())
+    assert len(found.sha256) == 64
+
+
+@settings(max_examples=100, suppress_health_check=SUPPRESSED)
+@given(st.binary(max_size=60), st.sampled_from(["f.jsonl", "f.json", "f.jsonl.gz", "f.parquet"]), st.booleans())
+def test_any_bytes_are_refused_or_read(write, content, name, zipped):
+    source = write("tmp.jsonl", b"")
+    path = Path(source).with_name(name)
+    path.write_bytes(gzip.compress(content)[:-4] if zipped else content)
+    with contextlib.suppress(InputError, UsageError):
+        load(str(path))
 
 
 # The Hub and reasoning-gym, with stand-ins for the packages
