@@ -30,7 +30,8 @@ class Verdict:
     reason: str = ""
     """One line for a person: which rule decided."""
     level: str = "plain"
-    """How it was decided: `plain` (exact forms), `sympy` (killable worker), or a jail level for programs."""
+    """How it was decided: `plain` (exact forms, here), `worker` (many digits, in the killable process), or a jail level
+    for programs."""
 
     @property
     def score(self) -> float | None:

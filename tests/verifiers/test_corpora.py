@@ -1,0 +1,74 @@
+"""Corpora that are not part of the repository: how answers ought to be judged, and golds in prose."""
+
+from __future__ import annotations
+
+import verifiers
+
+from .conftest import Problem
+
+# Cases we judge otherwise than the corpus, each with the reason. All are refusals; a false acceptance is never listed.
+KNOWN_GAPS = {
+    "hostile_19": "2,000 nested braces are beyond the cap on an answer's length; the corpus allows refusing them",
+}
+
+PROSE = (
+    "They add up.\n\nSo the final answer is $\\boxed{{{}}}$.",
+    "We get\n\\[\\boxed{{{}}}\\]",
+    "Step by step.\nAnswer: {}",
+    "**Answer:** ${}$",
+    "That makes {0}.\n#### {0}\n",
+    "<think>5 or 6?</think>It is \\fbox{{{}}}",
+)
+
+
+def test_math_cases_are_judged_as_their_policies_say(shared):
+    cases = shared("math-cases.jsonl.gz")
+    accepted, refused = [], []
+    for case in cases:
+        verdict = verifiers.verify(Problem(case["gold"]), case["prediction_text"])
+        assert verdict.status != "error", (case["id"], verdict)
+        if verdict.correct and not case["expected"]:
+            accepted.append((case["id"], case["why"], verdict))
+        elif case["expected"] and not verdict.correct:
+            refused.append(case["id"])
+    assert not accepted
+    unexplained = [name for name in refused if name not in KNOWN_GAPS]
+    assert not unexplained
+    agreement = 1 - len(refused) / len(cases)
+    print(f"{len(cases)} cases: agreement {agreement:.1%}, false acceptances {len(accepted)}, refused {refused}")
+    assert agreement >= 0.97
+
+
+def test_math_cases_are_symmetric(shared):
+    for case in shared("math-cases.jsonl.gz"):
+        found = verifiers.extract(case["prediction_text"])
+        if found.answer is None:
+            continue
+        forth = verifiers.verify(Problem(case["gold"]), f"\\boxed{{{found.answer}}}")
+        back = verifiers.verify(Problem(found.answer), f"\\boxed{{{case['gold']}}}")
+        assert forth.correct == back.correct, case["id"]
+
+
+def test_golds_in_prose_agree_and_their_neighbours_do_not(shared):
+    rows = shared("gsm8k-train.jsonl.gz")[::10]
+    for row in rows:
+        gold = row["answer"]
+        assert verifiers.check_gold(gold) is None, gold
+        for text in PROSE:
+            assert verifiers.verify(Problem(gold), text.format(gold)).correct, (gold, text)
+        assert not verifiers.verify(Problem(gold), PROSE[0].format(f"{gold}1")).correct
+
+
+def test_competition_golds_in_prose_agree(shared):
+    for row in shared("math500-public.jsonl.gz"):
+        gold = row["answer"]
+        assert verifiers.check_gold(gold) is None, gold
+        for text in PROSE:
+            verdict = verifiers.verify(Problem(gold), text.format(gold))
+            assert verdict.correct, (gold, text, verdict)
+
+
+def test_a_worked_solution_is_judged_by_its_last_box(shared):
+    for row in shared("math500-public.jsonl.gz"):
+        verdict = verifiers.verify(Problem(row["answer"]), row["solution"])
+        assert verdict.correct, (row["answer"], verdict)

@@ -1,0 +1,121 @@
+r"""Judges: did a completion state the right answer, and what do several completions agree on?
+
+This room promises that every string gets a `Verdict` within its time limit, from any thread, and that a verdict is
+never better than the written answer deserves: what cannot be read is not correct. Plain forms are compared exactly in
+this process; what needs more goes to one worker process that is killed at its deadline and replaced. Three outcomes
+are kept apart: judged right, judged not right, and not judged (score None).
+
+What never happens here: an exception because of what a model wrote; text of a model evaluated as code; importing the
+workbench, torch, sympy or a model; a guess at an answer nobody marked.
+
+    >>> from types import SimpleNamespace
+    >>> verify(SimpleNamespace(answer="1/2"), "so it is \\boxed{0.5}").status
+    'correct'
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from verifiers.answers.equivalence import close, is_placeholder, judge, unreadable
+from verifiers.answers.extract import LONGEST, PROFILES, Extraction, extract
+from verifiers.consensus import Vote, consensus
+from verifiers.verdict import STATUSES, Status, Verdict
+
+__all__ = [
+    "PROFILES",
+    "STATUSES",
+    "Extraction",
+    "HasAnswer",
+    "Status",
+    "Verdict",
+    "Vote",
+    "check_gold",
+    "close",
+    "consensus",
+    "extract",
+    "verify",
+]
+
+
+LONGEST_REASON = 200
+"""Characters of a verdict's reason."""
+
+
+class HasAnswer(Protocol):
+    """A problem, as far as a judge needs to know it."""
+
+    @property
+    def answer(self) -> str | None:
+        """The gold, or None where there is nothing to compare with."""
+        ...
+
+
+def verify(problem: HasAnswer, completion: str, *, truncated: bool = False, profile: str = "strict") -> Verdict:
+    """Judge a completion against a problem's gold.
+
+    Args:
+        problem: anything with an `answer`.
+        completion: what was written, whatever it contains.
+        truncated: whether a length limit cut it. A complete marked answer is judged all the same.
+        profile: which marks count as an answer; a key of `PROFILES`.
+
+    Returns:
+        The verdict. At most two seconds are spent beyond the plain forms, after which its status is `timeout`.
+
+    Raises:
+        ValueError: if the profile is unknown. Nothing else, whatever the text.
+    """
+    gold = _gold(problem.answer)
+    found = extract(completion, profile, truncated=truncated)
+    if gold is None or not gold.strip() or is_placeholder(gold):
+        return Verdict("unjudged", found.answer, "the problem has no usable answer to compare with")
+    if found.answer is None:
+        return Verdict("truncated" if truncated else "no_answer", None, found.rule)
+    try:
+        judgement = judge(gold, found.answer)
+    except Exception as failure:  # the promise of this room: a bug of ours is an error verdict, not a lost run
+        return Verdict("error", found.answer, _one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
+    return Verdict(judgement.status, found.answer, _one_line(f"{found.rule}: {judgement.reason}"), judgement.level)
+
+
+def _one_line(reason: str) -> str:
+    """A reason that can be printed: it may quote what a model wrote."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in reason)
+    return shown if len(shown) <= LONGEST_REASON else f"{shown[: LONGEST_REASON - 3]}..."
+
+
+def _gold(answer: str | None) -> str | None:
+    """A gold as its data set writes it; one that brings its own box is taken out of it."""
+    if answer is not None and ("\\boxed" in answer or "\\fbox" in answer):
+        boxed = extract(answer, "strict")
+        return boxed.answer if boxed.rule == "boxed" else answer
+    return answer
+
+
+def check_gold(answer: str | None) -> str | None:
+    """Why a gold cannot be used, to be told when problems are loaded.
+
+    Args:
+        answer: the gold.
+
+    Returns:
+        None when a completion that boxes this gold is judged correct and other spellings can be compared with it;
+        else the reason in one sentence.
+    """
+    gold = _gold(answer)
+    if gold is None or not gold.strip():
+        return "The problem has no answer."
+    if is_placeholder(gold):
+        return f"The answer {gold.strip()[:60]!r} is a placeholder."
+    if len(" ".join(gold.split())) > LONGEST:
+        return f"The answer is longer than {LONGEST} characters."
+    boxed = extract(f"\\boxed{{{gold}}}")
+    if boxed.answer is None or boxed.answer.strip() != gold.strip():
+        return f"The answer {gold.strip()[:60]!r} cannot be boxed: its braces do not match."
+    if judge(gold, gold).status != "correct":
+        return f"The answer {gold.strip()[:60]!r} does not equal itself."
+    why = unreadable(gold)
+    if why is not None:
+        return f"The answer {gold.strip()[:60]!r} would only equal the same text: {why}."
+    return None

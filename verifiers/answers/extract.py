@@ -1,0 +1,229 @@
+r"""Which text of a completion is the answer: one table of policies, linear time, no parsing of mathematics.
+
+| policy | reason |
+|---|---|
+| only what follows the last closing think tag is read | a thought is not a statement |
+| a think tag that never closes: no answer | the completion was still thinking, whatever it wrote on the way |
+| the last mark decides, whichever kind it is | a later statement corrects an earlier one |
+| boxes are never merged, an earlier box never counts | listing candidates must not be a way to be right |
+| a box inside a box counts as the outer one | `\boxed{\boxed{42}}` is one statement |
+| a last box that never closes: no answer | its content was cut, a prefix of an answer is another answer |
+| an empty last box: no answer | it states nothing, and going back would be guessing |
+| under truncation a line mark needs its line end | `Answer: 12` may be the start of `Answer: 1234` |
+| no last-number fallback in any profile | a number in passing is not an answer |
+| at most 64 kB from the end are read, 2 kB an answer | a bound on the work, far beyond any honest answer |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+TAIL = 65_536
+"""Characters of the answer region that are looked at, from its end."""
+
+LONGEST = 2_048
+"""Characters an answer may have once runs of blanks are one."""
+
+THINK_TAGS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The answer's text as written, or why there is none."""
+
+    answer: str | None
+    rule: str
+    """The mark that decided (`boxed`, `answer_line`, `hashes`, ...), or the reason for no answer."""
+    cut: bool = False
+    """Whether the text ended inside a mark or a thought, so that more of it might have held an answer."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    start: int
+    end: int
+    text: str | None
+    """None: the mark was opened and never closed."""
+
+
+_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
+# At the start of a line or sentence: "we check our answer: 17 ..." marks nothing.
+_ANSWER_LINE = re.compile(
+    r"(?:^|[.!?][ \t]{1,4})[ \t>*#_]{0,8}(?:(?:the|my)[ \t])?(?:final[ \t])?answer[ \t]{0,8}\*{0,2}[ \t]{0,8}[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_IS = re.compile(r"(?<![A-Za-z])answer(?:[ \t]{0,8}[:：]| is(?![A-Za-z])[ \t]{0,8}:?)", re.IGNORECASE)
+_HASHES = re.compile(
+    r"^[ \t]{0,8}#{4}(?!#)(?=[ \t]{0,8}(?:[-+\d$\\(\[.€£¥−]|[A-Za-z][ \t]?(?:[-=^+*/_(<>\\]|$)))", re.MULTILINE
+)
+_HEADING = re.compile(r"\w{1,3}[.):][ \t]+[^\W\d]")
+_SENTENCE = re.compile(r"[.!?][ \t]+(?=[A-Z])")
+_BLANKS = re.compile(r"[ \t]{2,}|\n{3,}")
+_MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
+
+
+def answer_region(text: str) -> tuple[str, bool]:
+    """The part of a completion in which an answer may stand.
+
+    Args:
+        text: the whole completion.
+
+    Returns:
+        The last `TAIL` characters after the last closing think tag, and whether a think tag stayed open.
+    """
+    closed = 0
+    for _, closing in THINK_TAGS:
+        at = text.rfind(closing)
+        if at >= 0:
+            closed = max(closed, at + len(closing))
+    still_thinking = any(text.find(opening, closed) >= 0 for opening, _ in THINK_TAGS)
+    region = text[closed:]
+    if len(region) > TAIL:
+        # Padding with blanks would otherwise push a short answer's opening out of the window.
+        region = _BLANKS.sub(lambda run: run[0][0], region)[-TAIL:]
+    return region, still_thinking
+
+
+def _last_box(region: str, truncated: bool) -> _Mark | None:
+    """The last outermost box; one left open after it stands for itself, with text None."""
+    stack: list[tuple[bool, int, int]] = []  # (is a box, start of the mark, start of its content)
+    done: list[_Mark] = []
+    for found in _BRACES.finditer(region):
+        piece = found[0]
+        if piece == "{":
+            stack.append((False, found.start(), found.end()))
+        elif len(piece) > 2 and piece.endswith("{"):
+            stack.append((True, found.start(), found.end()))
+        elif piece == "}" and stack:
+            is_box, start, inside = stack.pop()
+            if is_box:
+                while done and done[-1].start > start:  # boxes within this one
+                    done.pop()
+                done.append(_Mark(start, found.end(), region[inside : found.start()]))
+    last = done[-1] if done else None
+    opened = [start for is_box, start, _ in stack if is_box]
+    if opened and (last is None or opened[-1] > last.start):
+        return _Mark(opened[-1], len(region), None)
+    return last
+
+
+def _line(region: str, start: int, truncated: bool) -> _Mark:
+    """From `start` to the end of its line, or the next line that says something when this one is empty."""
+    at, content = start, ""
+    for _ in range(6):
+        end = region.find("\n", at)
+        stop = len(region) if end < 0 else end
+        content = region[at:stop].strip().strip("*").strip()
+        if (content and content not in _MATH_FENCE) or end < 0:
+            break
+        at = end + 1
+    return _Mark(start, stop, None if truncated and end < 0 else content)
+
+
+def _last_answer_line(region: str, truncated: bool) -> _Mark | None:
+    found = _last_match(_ANSWER_LINE, region)
+    if found is None:
+        return None
+    mark = _line(region, found.end(), truncated)
+    sentence = _SENTENCE.search(mark.text) if mark.text else None
+    if mark.text and sentence and any(sign.isdigit() for sign in mark.text[: sentence.start()]):
+        return _Mark(found.start(), mark.end, mark.text[: sentence.start()])
+    return _Mark(found.start(), mark.end, mark.text)
+
+
+def _last_hashes(region: str, truncated: bool) -> _Mark | None:
+    marks = [_line(region, found.end(), truncated) for found in _HASHES.finditer(region)]
+    # "#### 2. Simplify" is a heading of a numbered section, not GSM8K's answer mark.
+    marks = [mark for mark in marks if not (mark.text and _HEADING.match(mark.text))]
+    return marks[-1] if marks else None
+
+
+def _last_answer_is(region: str, truncated: bool) -> _Mark | None:
+    found = _last_match(_ANSWER_IS, region)
+    if found is None:
+        return None
+    mark = _line(region, found.end(), truncated)
+    sentence = _SENTENCE.search(region, found.end(), mark.end)
+    if sentence is None:
+        return _Mark(found.start(), mark.end, mark.text)
+    return _Mark(found.start(), sentence.start(), region[found.end() : sentence.start()].strip())
+
+
+def _last_answer_tag(region: str, truncated: bool) -> _Mark | None:
+    start = region.rfind("<answer>")
+    if start < 0:
+        return None
+    end = region.find("</answer>", start)
+    if end < 0:
+        return _Mark(start, len(region), None)
+    return _Mark(start, end + len("</answer>"), region[start + len("<answer>") : end])
+
+
+def _last_match(pattern: re.Pattern[str], region: str) -> re.Match[str] | None:
+    last = None
+    for last in pattern.finditer(region):  # noqa: B007
+        pass
+    return last
+
+
+_FINDERS: dict[str, Callable[[str, bool], _Mark | None]] = {
+    "boxed": _last_box,
+    "answer_line": _last_answer_line,
+    "hashes": _last_hashes,
+    "answer_is": _last_answer_is,
+    "answer_tag": _last_answer_tag,
+}
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    # What an instruction asks for by name, and nothing else.
+    "strict": ("boxed", "answer_line", "hashes"),
+    # Also the phrases that models use unasked; still no guessing from bare numbers.
+    "lenient": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag"),
+}
+"""Which marks count, by profile."""
+
+
+def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> Extraction:
+    """Find the text that a completion marks as its answer.
+
+    Args:
+        text: the completion, whatever it contains.
+        profile: a key of `PROFILES`.
+        truncated: whether the completion was cut by a length limit.
+
+    Returns:
+        The answer as written with outer blanks removed, or none with the reason. Work is linear in `text`.
+
+    Raises:
+        ValueError: if the profile is unknown (a caller's mistake, never the model's).
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown verifier profile {profile!r}; known: {', '.join(PROFILES)}.")
+    region, still_thinking = answer_region(text)
+    if still_thinking:
+        return Extraction(None, "a think tag was opened and not closed", cut=True)
+    rule, mark = _latest((name, _FINDERS[name](region, truncated)) for name in PROFILES[profile])
+    if mark is None:
+        return Extraction(None, "nothing is marked as an answer")
+    if mark.text is None:
+        return Extraction(None, f"the last mark ({rule}) was cut before its end", cut=True)
+    if not mark.text.strip():
+        return Extraction(None, f"the last mark ({rule}) is empty")
+    return Extraction(mark.text.strip(), rule)
+
+
+def _latest(marks: Iterable[tuple[str, _Mark | None]]) -> tuple[str, _Mark | None]:
+    """The mark that starts last; one that starts inside a box, or holds a box, yields to the box."""
+    rule, last = "", None
+    for name, mark in marks:  # profiles list the box first, so it is `last` when the others are compared
+        if mark is None:
+            continue
+        if last is None or mark.start >= (last.end if rule == "boxed" else last.start):
+            rule, last = name, mark
+    return rule, last

@@ -1,0 +1,1 @@
+"""How answers are written: characters, tokens, units, expressions. Nothing here knows what a value is."""

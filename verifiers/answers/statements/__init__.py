@@ -1,0 +1,1 @@
+"""What can be stated about values: quantities with units, relations, sets of reals."""

@@ -1,0 +1,1 @@
+"""What expressions are worth: exact rationals, a normal form, numbers with error bounds."""
