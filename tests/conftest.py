@@ -16,7 +16,9 @@ TEMPLATE = (
 )
 
 
-def build_tiny(folder: Path, *, seed: int = 0, layers: int = 2, template: str | None = TEMPLATE, **config: object) -> Path:
+def build_tiny(
+    folder: Path, *, seed: int = 0, layers: int = 2, template: str | None = TEMPLATE, **config: object
+) -> Path:
     """Write an HF folder with a byte-level tokenizer and a random Llama; returns the folder."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

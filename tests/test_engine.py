@@ -15,7 +15,10 @@ from workbench.parts.refresh import FROZEN, LIVE, ema, every
 from workbench.recipe import Optimizer
 from workbench.records import Case, Problem, Request, Sampling
 
-PROBLEMS = [Problem(f"p{i}", "What is " + " + ".join(["3"] * (i + 1)) + "?", str(3 * i + 3), f"it is {3 * i + 3}") for i in range(7)]
+PROBLEMS = [
+    Problem(f"p{i}", "What is " + " + ".join(["3"] * (i + 1)) + "?", str(3 * i + 3), f"it is {3 * i + 3}")
+    for i in range(7)
+]
 FULL = Sampling(max_new_tokens=12, temperature=1.0)
 
 
@@ -28,7 +31,9 @@ def test_teacher_forced_scores_are_the_samplers_log_probs(tiny) -> None:
     engine = tiny()
     rollouts = engine.generate(requests(), FULL)
     prompts = [engine.prompt(question, Case(r.problem)).ids for r in rollouts]
-    logp = torch.log_softmax(engine.head("student").logits(engine.score("student", prompts, [r.tokens for r in rollouts])), -1)
+    logp = torch.log_softmax(
+        engine.head("student").logits(engine.score("student", prompts, [r.tokens for r in rollouts])), -1
+    )
     ids = torch.tensor([t for r in rollouts for t in r.tokens])
     sampled = torch.tensor([x for r in rollouts for x in r.logprobs], dtype=logp.dtype)
     assert torch.allclose(logp.gather(1, ids[:, None]).squeeze(1), sampled, atol=1e-6)
@@ -39,7 +44,11 @@ def test_score_equals_the_models_own_logits_row_by_row(tiny) -> None:
     engine = tiny()
     prompts = [engine.prompt(question, Case(p)).ids for p in PROBLEMS]
     completions = [tuple(range(5 + i)) for i in range(len(PROBLEMS))]
-    together = engine.head("student").logits(engine.score("student", prompts, completions)).split([len(c) for c in completions])
+    together = (
+        engine.head("student")
+        .logits(engine.score("student", prompts, completions))
+        .split([len(c) for c in completions])
+    )
     for prompt, completion, mine in zip(prompts, completions, together, strict=True):
         ids = torch.tensor([[*prompt, *completion]])
         theirs = base_model(engine.student)(input_ids=ids, use_cache=False).logits[0]
@@ -65,7 +74,9 @@ def test_greedy_equals_hf_generate(tiny) -> None:
     mine = engine.generate(requests(k=1), Sampling(max_new_tokens=9, temperature=0.0))
     for rollout in mine:
         prompt = torch.tensor([engine.prompt(question, Case(rollout.problem)).ids])
-        out = base_model(engine.student).generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=9, do_sample=False)
+        out = base_model(engine.student).generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=9, do_sample=False
+        )
         assert tuple(out[0, prompt.shape[1] :].tolist()) == rollout.tokens
 
 
@@ -163,8 +174,8 @@ def test_ema_under_lora_averages_the_merged_delta(tiny) -> None:
         engine.refresh_teacher(ema(0.95), step)
     held = next(iter(engine.teacher.tensors().values()))
     assert torch.allclose(held, (1 - 0.95**20) * delta, rtol=1e-4)
-    assert 1 - 0.95**20 == pytest.approx(0.6415, abs=1e-4)
-    assert (1 - 0.95**20) ** 2 == pytest.approx(0.4115, abs=1e-4)
+    assert pytest.approx(0.6415, abs=1e-4) == 1 - 0.95**20
+    assert pytest.approx(0.4115, abs=1e-4) == (1 - 0.95**20) ** 2
 
 
 def test_lora_teacher_leaves_the_base_untouched(tiny) -> None:

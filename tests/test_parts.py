@@ -112,7 +112,13 @@ class Scribe:
 
 @pytest.mark.parametrize(
     "writer",
-    [OnPolicy(3), ByTeacher(2), FromDataset(), Together((ByTeacher(2), OnPolicy(2))), Mixture(student=0.5, teacher=0.25, dataset=0.25)],
+    [
+        OnPolicy(3),
+        ByTeacher(2),
+        FromDataset(),
+        Together((ByTeacher(2), OnPolicy(2))),
+        Mixture(student=0.5, teacher=0.25, dataset=0.25),
+    ],
 )
 def test_writers_name_their_authors_and_show_each_its_context(writer) -> None:
     problems = [replace(PROBLEM, id=str(i)) for i in range(20)]

@@ -43,7 +43,12 @@ def test_defaults_are_the_papers() -> None:
     opsd, opsdc, gates = ALL["opsd"], ALL["opsdc"], ALL["gates"]
     assert opsd.terms == (Distill(EntryClipped(ForwardKL(), ceiling=0.05)),)
     assert opsd.sampling == Sampling(1024, temperature=1.1, top_p=0.95, top_k=20)
-    assert (opsd.optimizer.lr, opsd.optimizer.max_grad_norm, opsd.batch, opsd.adapter) == (5e-6, 0.1, 32, "lora:r=64,alpha=128")
+    assert (opsd.optimizer.lr, opsd.optimizer.max_grad_norm, opsd.batch, opsd.adapter) == (
+        5e-6,
+        0.1,
+        32,
+        "lora:r=64,alpha=128",
+    )
     assert opsd.refresh == FROZEN
     assert ALL["opsd_v1"].terms == (Distill(JSD(teacher_weight=0.5)),)
     assert ALL["opsd_sampled"].terms == (SampledReverseKL(),)
@@ -92,10 +97,10 @@ def test_a_recipe_that_cannot_run_does_not_construct(changes: dict, message: str
 
 
 def test_needs_follow_contexts_and_writers() -> None:
-    assert "solution" in ALL["opsd"].needs
-    assert "solution" not in ALL["opsdc"].needs
-    assert "document" in ALL["gates"].needs
-    assert "solution" in ALL["sft"].needs
+    assert "solution" in ALL["opsd"].requires
+    assert "solution" not in ALL["opsdc"].requires
+    assert "document" in ALL["gates"].requires
+    assert "solution" in ALL["sft"].requires
 
 
 def test_schedules_are_resolved_in_nested_parts() -> None:

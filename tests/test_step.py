@@ -26,7 +26,9 @@ from workbench.train.objective import objective
 from workbench.train.report import Phases
 from workbench.train.step import State, by_problem, train_step
 
-PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i * 7 % 5}" + "?" * (i % 4), str(i), f"{i} it is" * (1 + i % 3)) for i in range(6)]
+PROBLEMS = [
+    Problem(f"p{i}", f"What is {i} + {i * 7 % 5}" + "?" * (i % 4), str(i), f"{i} it is" * (1 + i % 3)) for i in range(6)
+]
 SHORT = Sampling(max_new_tokens=9, temperature=1.3)
 
 
@@ -136,7 +138,9 @@ def test_token_and_sequence_means_are_what_they_say() -> None:
     rollouts = [Rollout(PROBLEMS[0], "student", (1,) * n, "", (0.0,) * n, "stop") for n in (2, 4)]
     from workbench.train.batches import Entry
 
-    batch = [Entry(Judged(r, Verdict("wrong"), advantage=a), (1,), None) for r, a in zip(rollouts, (1.0, -1.0), strict=True)]
+    batch = [
+        Entry(Judged(r, Verdict("wrong"), advantage=a), (1,), None) for r, a in zip(rollouts, (1.0, -1.0), strict=True)
+    ]
     for reduction, expected in (("token", 1 / 3), ("sequence", 0.0)):
         chosen = recipe(teacher=None, terms=(PolicyGradient(),), reduction=reduction)
         weights = Denominators.of(chosen, batch).weights(chosen, 0, batch, torch.device("cpu"))
@@ -181,7 +185,10 @@ def test_stopped_step_changes_nothing_and_comes_back_the_same(tiny) -> None:
     before = fingerprint(engine.student)
     polls = iter(range(10_000))
     assert train_step(chosen, State(engine, Clock(0, 5), stopped=lambda: next(polls) > 3), PROBLEMS, verify) is None
-    assert train_step(chosen, State(engine, Clock(0, 5), stopped=lambda: next(polls) > 10_000 - 4), PROBLEMS, verify) is not None
+    assert (
+        train_step(chosen, State(engine, Clock(0, 5), stopped=lambda: next(polls) > 10_000 - 4), PROBLEMS, verify)
+        is not None
+    )
     assert fingerprint(engine.student) != before
     assert train_step(chosen, State(tiny(), Clock(0, 5)), PROBLEMS, verify).loss is not None
 

@@ -8,12 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-import verifiers
-from verifiers import Verdict
 from workbench.config import RunConfig, as_dict
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine, EngineSettings
@@ -25,10 +22,9 @@ from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.provenance import config_hash, refuse_difference, run_facts
 from workbench.recording import Recorder
-from workbench.records import Rollout
-from workbench.summary import Evaluation, card, evaluation_text, header_lines
+from workbench.summary import card, evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
-from workbench.train.evaluate import Asked, HeldOutDivergence, evaluate
+from workbench.train.evaluate import Asked, Evaluation, HeldOutDivergence, evaluate, verify_with
 from workbench.train.interrupts import Interrupts
 from workbench.train.loop import LoopSettings
 from workbench.train.reporting import Tracking, resume_command
@@ -289,12 +285,3 @@ def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
     note = f"{dropped} problems dropped: a prompt longer than {config.max_prompt_tokens} tokens"
     problems = replace(planned.problems, train=kept[0], held_out=kept[1])
     return replace(planned, problems=problems, notes=(*planned.notes, note))
-
-
-def verify_with(profile: str) -> Any:
-    """The judge of a rollout under a profile."""
-
-    def verify(rollout: Rollout) -> Verdict:
-        return verifiers.verify(rollout.problem, rollout.text, truncated=rollout.stop != "stop", profile=profile)
-
-    return verify

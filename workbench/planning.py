@@ -76,13 +76,13 @@ def settle_problems(config: RunConfig, recipe: Recipe) -> tuple[ProblemSet, tupl
     )
     if config.held_out is not None:
         other = load(config.held_out, columns=columns, require=config.require, seed=config.seed)
-        found = replace(found, held_out=(*other.train, *other.held_out)[: config.eval_problems or None])
+        found = found.apart_from((*other.train, *other.held_out)[: config.eval_problems])
     else:
         found = found.with_held_out(config.eval_problems, config.seed)
-    check_needs(found, recipe.needs, f"recipe {recipe.name} shows the teacher")
+    check_needs(found, recipe.requires, f"recipe {recipe.name} shows the teacher")
     train, lost = graded(found.train, verifiers.check_gold)
     held_out, lost_too = graded(found.held_out, verifiers.check_gold)
-    if any(need.startswith("other.") for need in recipe.needs):
+    if any(need.startswith("other.") for need in recipe.requires):
         train = pair_with_others(train, config.seed)
         held_out = pair_with_others(held_out, config.seed) if held_out else held_out
     return replace(found, train=train, held_out=held_out), (*lost, *lost_too)

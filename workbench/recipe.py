@@ -14,7 +14,7 @@ from typing import Literal
 
 from workbench.errors import RecipeError
 from workbench.parts.advantages import Advantage, group_centred
-from workbench.parts.contexts import question
+from workbench.parts.contexts import question, required
 from workbench.parts.curricula import Curriculum, Shuffled
 from workbench.parts.gates import Gate
 from workbench.parts.refresh import FROZEN
@@ -104,9 +104,9 @@ class Recipe:
         return any("teacher" in term.needs for term in self.terms)
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The fields of `Problem` that some role is shown or that is trained on."""
-        shown = self.student.needs | (self.teacher.needs if self.teacher else frozenset())
+    def requires(self) -> frozenset[str]:
+        """The fields every problem must have: those some role cannot be built without, and those trained on."""
+        shown = required(self.student) | (required(self.teacher) if self.teacher else frozenset())
         text = isinstance(self.rollouts, FromDataset) or (
             isinstance(self.rollouts, Mixture) and self.rollouts.dataset > 0
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ from workbench.inspector.audit import Audit
 from workbench.planning import Plan
 from workbench.recipe import Recipe
 from workbench.records import Case
-from workbench.train.evaluate import Answer, ArmResult, headline
+from workbench.train.evaluate import Evaluation, headline
 from workbench.train.intervals import (
     Difference,
-    Scores,
     arms_dict,
     arms_table,
     bootstrap_mean,
@@ -28,26 +26,6 @@ from workbench.train.intervals import (
     verdict_line,
 )
 from workbench.train.report import words
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The held-out set at one moment."""
-
-    when: str
-    arms: tuple[ArmResult, ...]
-    divergence: Scores | None
-
-    def as_row(self) -> dict[str, Any]:
-        """For evaluations.jsonl."""
-        arms = [{"name": a.name, "answers": [vars(x) for x in a.answers]} for a in self.arms]
-        return {"when": self.when, "arms": arms, "divergence": self.divergence}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Evaluation:
-        """What `as_row` wrote."""
-        arms = tuple(ArmResult(a["name"], tuple(Answer(**x) for x in a["answers"])) for a in row["arms"])
-        return cls(row["when"], arms, row["divergence"])
 
 
 def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> list[str]:

@@ -10,12 +10,14 @@ from dataclasses import replace
 from workbench.divergence import JSD, EntryClipped, ForwardKL
 from workbench.parts.contexts import (
     question_boxed,
+    question_v1,
     with_document,
     with_solution,
     with_solution_of_another,
     with_solution_v1,
     with_wrong_answer,
     without_reference,
+    without_reference_v1,
 )
 from workbench.parts.gates import Consensus
 from workbench.parts.refresh import FROZEN, LIVE
@@ -27,7 +29,7 @@ from workbench.records import Sampling
 OPSD = Recipe(
     name="opsd",
     paper="arXiv:2601.18734 v3",
-    student=question_boxed,
+    student=replace(question_boxed, thinking=False),  # as in the released code; the teacher thinks
     teacher=with_solution,
     prompt_only=without_reference,
     refresh=FROZEN,
@@ -45,7 +47,9 @@ OPSD_V1 = replace(
     OPSD,
     name="opsd_v1",
     paper="arXiv:2601.18734 v1",
-    teacher=with_solution_v1,
+    student=replace(question_v1, thinking=True),
+    teacher=replace(with_solution_v1, thinking=True),
+    prompt_only=replace(without_reference_v1, thinking=True),
     terms=(Distill(JSD(teacher_weight=0.5)),),
     sampling=Sampling(max_new_tokens=2048, temperature=1.2),
     # The paper's table says 2e-5, its text 1e-5; the scripts of the time 2e-4.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+import verifiers
 from verifiers import Status, Verdict
 from workbench.divergence import Head, Options, Part, ReverseKL, Scored, fused_loss
 from workbench.engine.engine import Engine, never
@@ -41,6 +42,7 @@ class Answer:
     stop: str
     text: str
     extracted: str | None
+    gold: str | None = None
 
     @classmethod
     def of(cls, rollout: Rollout, verdict: Verdict) -> Answer:
@@ -54,7 +56,28 @@ class Answer:
             rollout.stop,
             rollout.text,
             verdict.extracted,
+            rollout.problem.answer,
         )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out set at one moment: a line of a run's evaluations.jsonl."""
+
+    when: str
+    arms: tuple[ArmResult, ...]
+    divergence: Scores | None
+
+    def as_row(self) -> dict[str, Any]:
+        """For the file."""
+        arms = [{"name": a.name, "answers": [vars(x) for x in a.answers]} for a in self.arms]
+        return {"when": self.when, "arms": arms, "divergence": self.divergence}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Evaluation:
+        """What `as_row` wrote."""
+        arms = tuple(ArmResult(a["name"], tuple(Answer(**x) for x in a["answers"])) for a in row["arms"])
+        return cls(row["when"], arms, row["divergence"])
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,15 @@ class ArmResult:
         judged = [[s for s in scores if s is not None] for scores in self.scores.values()]
         values = [pass_at_k(len(s), sum(x == 1.0 for x in s), k) for s in judged if len(s) >= k]
         return sum(values) / len(values) if values else None
+
+
+def verify_with(profile: str) -> Verifier:
+    """The judge of a rollout under a profile."""
+
+    def verify(rollout: Rollout) -> Verdict:
+        return verifiers.verify(rollout.problem, rollout.text, truncated=rollout.stop != "stop", profile=profile)
+
+    return verify
 
 
 def evaluate(

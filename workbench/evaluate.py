@@ -1,0 +1,149 @@
+"""`python -m workbench.evaluate RUN|MODEL ...`: what runs and models can do, several judges on the same text.
+
+A finished run is read from its files: its answers were recorded, so judging them again costs nothing and moves no
+number. A model (hub id, folder, `.gguf`, `smollm2`) is asked the held-out problems now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import verifiers
+from workbench.cli import Arguments, run_command
+from workbench.config import RunConfig
+from workbench.errors import InputError, UsageError, nearest
+from workbench.text import printable
+from workbench.train.evaluate import Answer, ArmResult, Asked, Evaluation
+from workbench.train.intervals import Difference, arms_dict, arms_table, paired_bootstrap
+from workbench.train.run_directory import read_jsonl
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: Sequence[str]) -> int:
+    asked = arguments().parse_args(argv)
+    profiles = asked.verifier.split(",")
+    for profile in profiles:
+        if profile not in verifiers.PROFILES:
+            raise UsageError(f"--verifier {profile}: no such verifier. {nearest(profile, verifiers.PROFILES)}")
+    results: list[ArmResult] = []
+    for target in asked.target:
+        stored = Path(target) / "evaluations.jsonl"
+        found = recorded(stored) if stored.is_file() else generated(target, asked)
+        label = f"{Path(target).name}: " if len(asked.target) > 1 else ""
+        results += [replace(arm, name=f"{label}{arm.name}") for arm in found]
+    judged = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
+    differences = _against_first(judged)
+    arms = [result.arm for result in judged]
+    data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in judged if passes(r)}}
+    if asked.out:
+        write(Path(asked.out), judged, data)
+    print(json.dumps(data, indent=1) if asked.json else arms_table(arms, differences))
+    for name, values in {} if asked.json else data["pass_at"].items():
+        print(f"{printable(name)}  " + "  ".join(f"pass@{k} {value:.3f}" for k, value in values.items()))
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = Arguments(prog="python -m workbench.evaluate", description="Judge runs and models on held-out problems.")
+    parser.add_argument("target", nargs="+", help="run directories, or models as --model takes them")
+    parser.add_argument("--verifier", default="strict", help="one or several of " + ", ".join(verifiers.PROFILES))
+    parser.add_argument("--problems", default=RunConfig().problems, help="for models: the set, as for the main job")
+    parser.add_argument("--n", type=int, default=RunConfig().eval_problems, help="for models: held-out problems")
+    parser.add_argument("--context", default="question", help="for models: who sees what, e.g. question, concise")
+    parser.add_argument("--samples", type=int, default=1, help="for models: completions a problem")
+    parser.add_argument("--temperature", type=float, default=0.0, help="for models: 0 is greedy")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="for models: tokens a completion may have")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--out", help="also write eval.json and eval.jsonl into this folder")
+    return parser
+
+
+def recorded(path: Path) -> list[ArmResult]:
+    """The arms a run recorded, before and after. Raises InputError where there are none yet."""
+    arms = [arm for row in read_jsonl(path) for arm in Evaluation.from_row(row).arms]
+    if not arms:
+        raise InputError(f"{path.parent} has evaluated nothing yet. Wait for it, or resume it.")
+    return arms
+
+
+def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
+    """Ask a model the held-out problems now."""
+    from workbench.engine.allocator import retain_heap
+    from workbench.engine.engine import Engine, EngineSettings
+    from workbench.engine.loading import load, pick_device, pick_dtype
+    from workbench.parts.contexts import named, required
+    from workbench.parts.refresh import LIVE
+    from workbench.problems import check_needs, graded
+    from workbench.problems import load as load_problems
+    from workbench.records import Sampling
+    from workbench.train.evaluate import evaluate, verify_with
+
+    if asked.samples > 1 and asked.temperature == 0:
+        raise UsageError(f"--samples {asked.samples} at temperature 0 are all the same. Add --temperature 0.6.")
+    context = named(asked.context)
+    problems = load_problems(asked.problems).with_held_out(asked.n)
+    check_needs(problems, required(context), f"--context {asked.context} shows")
+    held_out, lost = graded(problems.held_out, verifiers.check_gold)
+    for line in lost:
+        print(f"note: {printable(line)}", file=sys.stderr)
+    retain_heap()
+    device = pick_device("auto")
+    loaded = load(target, dtype=pick_dtype("auto", device, adapter=False))
+    engine = Engine(loaded, adapter=None, refresh=LIVE, settings=EngineSettings(device=device))
+    sampling = Sampling(asked.max_new_tokens, asked.temperature)
+    arm = Asked(asked.context, context, asked.samples)
+    result = evaluate(engine, held_out, arm, sampling, verify_with("strict"))
+    assert result is not None, "nobody asks this command to stop midway"
+    return [result]
+
+
+def judge_again(arm: ArmResult, profile: str, named: bool) -> ArmResult:
+    """The same answers under another judge; the text is what counts, not what was once said of it."""
+
+    def again(answer: Answer) -> Answer:
+        problem = SimpleNamespace(answer=answer.gold)
+        verdict = verifiers.verify(problem, answer.text, truncated=answer.stop == "length", profile=profile)
+        return replace(answer, status=verdict.status, score=verdict.score, extracted=verdict.extracted)
+
+    name = f"{arm.name} ({profile})" if named else arm.name
+    return ArmResult(name, tuple(again(a) for a in arm.answers))
+
+
+def passes(result: ArmResult) -> dict[str, float]:
+    """pass@k where a problem has several completions."""
+    most = max((len(v) for v in result.scores.values()), default=1)
+    return {str(k): v for k in (1, 2, 4, 8, 16) if 1 < most >= k and (v := result.pass_at(k)) is not None}
+
+
+def write(folder: Path, results: Sequence[ArmResult], data: dict[str, object]) -> None:
+    """eval.json and, by sample, eval.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "eval.json").write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")
+    lines = [json.dumps({"arm": r.name, **vars(a)}) for r in results for a in r.answers]
+    (folder / "eval.jsonl").write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def _against_first(results: Sequence[ArmResult]) -> list[Difference]:
+    """Every later arm on the same problems against the first."""
+    first, out = results[0], []
+    for other in results[1:]:
+        if other.scores.keys() == first.scores.keys():
+            name = f"{other.name} - {first.name}"
+            out.append(Difference(name, "accuracy", paired_bootstrap(first.scores, other.scores)))
+            out.append(Difference(name, "tokens", paired_bootstrap(first.tokens, other.tokens)))
+    return out
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
