@@ -134,7 +134,8 @@ class Link:
         except (OSError, ValueError, _Gone, Undecided) as reason:
             self._kill()
             self._failed_at = time.monotonic()
-            self._failure = f"the worker for expressions could not be started ({sys.executable}): {reason}"
+            why = f"the worker for expressions could not be started: {reason}"
+            self._failure = f"{why}. It needs mpmath, which comes with sympy, in {sys.executable}."
             raise Undecided("error", self._failure) from None
         return time.monotonic() - began
 

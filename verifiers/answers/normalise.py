@@ -139,12 +139,15 @@ class _Statement:
         return self._quantity(lo, hi)
 
     def _trimmed(self, lo: int, hi: int) -> tuple[int, int]:
+        if hi - lo > 1 and self._is(hi - 1, "op", ".") and self._is(hi - 2, "op", "."):
+            raise Unreadable("a statement that trails off")
         while hi > lo and self._is(hi - 1, "op", ".", ",", ";", "\\\\"):
             hi -= 1
         start = lo
         while lo < hi - 1 and self.items[lo].kind == "word" and self.items[lo].text.lower() in _LEAD:
             lo += 1
-        if lo < hi - 1 and (self._is(lo, "op", "=") or (lo > start and self._is(lo, "op", ":"))):
+        equals = lo < hi - 1 and (self._is(lo, "op", "=") or self._is(lo, "cmd", "approx"))
+        if equals or (start < lo < hi - 1 and self._is(lo, "op", ":")):
             lo += 1
         while lo < hi and self._is(lo, "open", "{") and self.tokens.partner[lo] == hi - 1:
             lo, hi = lo + 1, hi - 1

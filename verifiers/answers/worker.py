@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from verifiers.answers.notation.trees import Node
-from verifiers.answers.values.evaluation import Field
+from verifiers.answers.values.evaluation import LARGEST, Field
 from verifiers.answers.values.numeric import Finding, equal, near, proportional
 
 DIGITS = (60, 240)
@@ -56,6 +56,7 @@ def field(mp: Any, digits: int) -> Field:
         },
         rounding=rounding,
         least=mp.mpf(0),
+        largest=mp.mpf(LARGEST),
         trust=mp.mpf(10) ** (-digits // 2),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from verifiers.answers.notation.trees import Node
 
-LARGEST = 10**300
+LARGEST = 1e300
 """No value may be larger on the way."""
 
 LARGEST_EXPONENT = 1e6
@@ -30,8 +30,8 @@ class Undefined(Exception):
 class Field:
     """Numbers to evaluate over, complex throughout.
 
-    `rounding` is the relative error of one operation, `least` the absolute one (underflow), and `trust` the largest
-    relative error with which two values may still be said to agree.
+    `rounding` is the relative error of one operation, `least` the absolute one (underflow), `largest` the size from
+    which a value counts as undefined, `trust` the largest relative error with which two values may be said to agree.
     """
 
     number: Callable[[Fraction], Any]
@@ -42,6 +42,7 @@ class Field:
     functions: Mapping[str, Callable[[Any], Any]]
     rounding: Any
     least: Any
+    largest: Any
     trust: Any
 
 
@@ -71,6 +72,7 @@ FLOATS = Field(
     },
     rounding=4.5e-16,
     least=1e-290,
+    largest=LARGEST,
     trust=1e-6,
 )
 """Complex floats: quick, good for showing that two expressions differ."""
@@ -98,7 +100,7 @@ class Evaluation:
         except (ArithmeticError, ValueError, KeyError, TypeError) as reason:
             raise Undefined(str(reason)) from None
         size = abs(value)
-        if not size < LARGEST or not error < LARGEST:  # also not a number
+        if not size < self.field.largest or not error < self.field.largest:  # also not a number
             raise Undefined("not finite")
         self.scale = max(self.scale, size)
         return value, error
