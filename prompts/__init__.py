@@ -1,4 +1,4 @@
-r"""Every text a model is shown, one file each: `student/`, `teacher/`, `judge/`.
+r"""Every text a model is shown, one file each: `student/`, `teacher/`, `system/`.
 
 The first line of a file names the text's source (paper, appendix, table) and is never shown; the rest is the
 body. `{name}` in a body is replaced by exact name, so a literal `\boxed{}` stays as it is. Values go in

@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 
 from verifiers.verdict import Verdict
 from workbench.errors import InputError, UsageError
-from workbench.parts import contexts
 from workbench.parts.contexts import (
-    CONTEXTS,
     PRIVILEGED,
+    ShownWrong,
     concise,
     concise_of,
     concise_percent,
     concise_v2,
     concise_words,
     missing,
-    named,
     privileged,
     question,
     question_boxed,
@@ -33,6 +31,7 @@ from workbench.parts.contexts import (
     with_wrong_answer,
     without_reference,
 )
+from workbench.parts.phrases import CONTEXTS, named
 from workbench.records import Case, Judged, Problem, Rollout
 
 ALL = [
@@ -95,7 +94,7 @@ def test_every_student_wording_is_among_the_students():
 @given(problem=marked_problems())
 def test_values_arrive_verbatim_and_calls_have_no_memory(context, problem):
     shown = context(Case(problem))
-    text = shown[-1]["content"]
+    text = "\n".join(message["content"] for message in shown)
     assert problem.question in text
     for path in context.needs:
         owner, _, field = path.rpartition(".")
@@ -170,7 +169,7 @@ def test_a_missing_field_is_named_by_missing_and_by_the_error(context, problem, 
     blank = data.draw(st.sampled_from([None, "", " \n"]), label="blank")
     problem = replace(problem, **dict.fromkeys(gone, blank))
     lacking = missing(context, Case(problem))
-    expected = gone & context.needs | (gone & {"answer"} if context == with_wrong_answer else set())
+    expected = gone & context.needs | (gone & {"answer"} if isinstance(context, ShownWrong) else set())
     assert set(lacking) == expected
     if not lacking:
         context(Case(problem))
@@ -292,4 +291,4 @@ def test_what_is_privileged():
     assert privileged(with_solution_of_another) == {"other.solution"}
     assert privileged(concise) == frozenset()
     assert {path.rpartition(".")[2] for context in ALL for path in privileged(context)} < PRIVILEGED
-    assert contexts.CONTEXTS.keys() >= set(STUDENTS)
+    assert CONTEXTS.keys() >= set(STUDENTS)

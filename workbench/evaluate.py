@@ -82,7 +82,8 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     from workbench.engine.allocator import retain_heap
     from workbench.engine.engine import Engine, EngineSettings
     from workbench.engine.loading import load, pick_device, pick_dtype
-    from workbench.parts.contexts import named, required
+    from workbench.parts.contexts import required
+    from workbench.parts.phrases import named
     from workbench.parts.refresh import LIVE
     from workbench.problems import check_needs, graded
     from workbench.problems import load as load_problems

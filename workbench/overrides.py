@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from workbench.errors import RecipeError, UsageError, nearest
-from workbench.parts import contexts
+from workbench.parts import phrases
 from workbench.recipe import Recipe
 from workbench.records import Context
 
@@ -90,7 +90,7 @@ def _read(hint: Any, text: str, said: str) -> Any:
     if text in ("None", "none") and type(None) in kinds:
         return None
     if Context in kinds:
-        return _checked(said, contexts.named, text)
+        return _checked(said, phrases.named, text)
     if str in kinds:
         return text
     choices = [choice for kind in kinds for choice in _choices(kind)]

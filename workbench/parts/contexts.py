@@ -8,12 +8,10 @@ any context does (arXiv:2609.20612, 2608.18271, 2608.09228).
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import prompts
-from workbench.errors import InputError, UsageError, nearest
+from workbench.errors import InputError, UsageError
 from workbench.problems.wording import same_answer
 from workbench.records import Case, Context, Judged, Message, Problem
 
@@ -31,7 +29,7 @@ def _phrase(name: str, thinking: bool | None, usual: bool | None) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Shown:
-    """One user message: a template filled from the problem."""
+    """One user message, perhaps after a system message: templates filled from the problem."""
 
     name: str
     template: str
@@ -39,6 +37,8 @@ class Shown:
     """Placeholder and the `Problem` field that fills it."""
     constants: tuple[tuple[str, str], ...] = ()
     """Placeholders filled with the same text for every problem."""
+    system: str = ""
+    """A template for a system message before it, filled from the same fields."""
     thinking: bool | None = None
     usual: bool | None = field(default=None, compare=False)
     """The `thinking` of the published setting, so that a changed one is seen in the repr."""
@@ -60,9 +60,15 @@ class Shown:
     def __call__(self, case: Case) -> list[Message]:
         """The chat; raises InputError naming the field that is missing."""
         if lacking := self.missing(case):
-            raise InputError(_refusal(self.template, lacking[0], case.problem))
-        values = {hole: _look_up(case.problem, path) or "" for hole, path in self.fills}
-        return _user(prompts.load(self.template).render(**values, **dict(self.constants)))
+            raise InputError(_refusal(self.system or self.template, lacking[0], case.problem))
+        values = {hole: _look_up(case.problem, path) or "" for hole, path in self.fills} | dict(self.constants)
+
+        def fill(name: str) -> str:
+            template = prompts.load(name)
+            return template.render(**{hole: values[hole] for hole in template.placeholders})
+
+        before = [Message(role="system", content=fill(self.system))] if self.system else []
+        return [*before, *_user(fill(self.template))]
 
     def __repr__(self) -> str:
         return _phrase(self.name, self.thinking, self.usual)
@@ -168,8 +174,9 @@ class WithFeedback:
         return next((peer for peer in others if peer.verdict.correct), None)
 
 
-def _shown(name: str, template: str, thinking: bool | None = None, /, **fills: str) -> Shown:
-    return Shown(name, template, (("problem", "question"), *fills.items()), thinking=thinking, usual=thinking)
+def _shown(name: str, template: str, thinking: bool | None = None, system: str = "", /, **fills: str) -> Shown:
+    shown = (("problem", "question"), *fills.items())
+    return Shown(name, template, shown, system=system, thinking=thinking, usual=thinking)
 
 
 question = _shown("question", "student/question")
@@ -185,6 +192,8 @@ with_solution = _shown("with_solution", "teacher/opsd", True, solution="solution
 """OPSD's teacher in its latest wording."""
 with_solution_v1 = _shown("with_solution_v1", "teacher/opsd_v1", solution="solution")
 with_solution_2026_03_10 = _shown("with_solution_2026_03_10", "teacher/opsd_2026_03_10", solution="solution")
+told_solution = _shown("told_solution", "student/opsd_v1", None, "system/told", told="solution")
+"""`question_v1` after a system message with the solution: the style stays the student's, the knowledge is added."""
 with_answer = _shown("with_answer", "teacher/with_answer", True, answer="answer")
 with_document = _shown("with_document", "teacher/with_document", document="document")
 """GATES' tutor."""
@@ -196,6 +205,15 @@ without_reference = _shown("without_reference", "teacher/opsd_no_reference", Tru
 without_reference_v1 = _shown("without_reference_v1", "teacher/opsd_v1_no_reference")
 without_reference_2026_03_10 = _shown("without_reference_2026_03_10", "teacher/opsd_2026_03_10_no_reference")
 with_solution_of_another = _shown("with_solution_of_another", "teacher/opsd", True, solution="other.solution")
+told_solution_of_another = _shown(
+    "told_solution_of_another", "student/opsd_v1", None, "system/told", told="other.solution"
+)
+told_wrong_answer = ShownWrong(
+    "told_wrong_answer",
+    "student/opsd_v1",
+    (("problem", "question"), ("told", "other.answer")),
+    system="system/told_answer",
+)
 with_wrong_answer = ShownWrong(
     "with_wrong_answer",
     "teacher/with_answer",
@@ -244,64 +262,6 @@ def concise_of(base: Context, instruction: Shown = concise) -> Instructed:
     if "instruction" not in dict(instruction.constants):
         raise UsageError(f"concise_of takes its instruction from a concise context, not from {instruction!r}.")
     return Instructed(base, instruction, thinking=base.thinking, usual=base.thinking)
-
-
-AnyContext = Shown | WithFeedback | Instructed
-
-CONTEXTS: Mapping[str, AnyContext] = {
-    repr(context): context
-    for context in (
-        question, question_boxed, question_v1, question_answer_line, question_answer_line_short,
-        with_solution, with_solution_v1, with_solution_2026_03_10,
-        with_answer, with_document, with_demonstration, with_feedback,
-        concise, concise_v2, concise_of(question),
-        without_reference, without_reference_v1, without_reference_2026_03_10,
-        with_solution_of_another, with_wrong_answer,
-    )
-}  # fmt: skip
-"""Every context without a free parameter, by the phrase it prints as."""
-
-_BUDGETS: Mapping[str, Callable[[int], Shown]] = {
-    "concise_percent": concise_percent,
-    "concise_words": concise_words,
-}
-
-
-def named(phrase: str) -> AnyContext:
-    """The context that prints as `phrase`, for every phrase a context can print as.
-
-    `question`, `concise_percent(50)`, `concise_of(question, concise_v2)`, `with_solution(thinking=False)`. The phrase
-    is parsed, never evaluated. Raises UsageError with the nearest name.
-    """
-    try:
-        tree = ast.parse(phrase.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        tree = None
-    found = None if tree is None else _built(tree)
-    if found is None:
-        valid = (*CONTEXTS, *(f"{name}(50)" for name in _BUDGETS))
-        raise UsageError(f"no context is called '{phrase[:80]}'. {nearest(phrase[:80], valid)}")
-    return found
-
-
-def _built(node: ast.expr) -> AnyContext | None:
-    """The context a syntax tree means; None where it means none."""
-    match node:
-        case ast.Name(id=name):
-            return CONTEXTS.get(name)
-        case ast.Call(func=ast.Name(id="concise_of"), args=[base, *rest], keywords=[]) if len(rest) < 2:
-            shown, instruction = _built(base), _built(rest[0]) if rest else concise
-            return concise_of(shown, instruction) if shown and isinstance(instruction, Shown) else None
-        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=int(n))], keywords=[]) if name in _BUDGETS:
-            return _BUDGETS[name](n)
-        case ast.Call(
-            func=ast.Name() | ast.Call() as base,
-            args=[],
-            keywords=[ast.keyword(arg="thinking", value=ast.Constant(value=(True | False | None) as thinking))],
-        ):
-            shown = _built(base)
-            return shown and replace(shown, thinking=thinking)
-    return None
 
 
 def missing(context: Context, case: Case) -> tuple[str, ...]:
