@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["PromptError", "Template", "load", "names"]
 
 _FOLDER = Path(__file__).parent
-_ROLES = ("student", "teacher", "judge")
+_ROLES = ("student", "teacher", "system")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 

@@ -38,6 +38,8 @@ def values(name: str) -> st.SearchStrategy:
     if name in SPECIAL:
         return SPECIAL[name]
     hint = next(h for h in (typing.get_args(HINTS[name]) or (HINTS[name],)) if h is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(typing.get_args(hint))
     if typing.get_origin(HINTS[name]) is typing.Literal:
         return st.sampled_from(typing.get_args(HINTS[name]))
     return {int: COUNT, float: SHARE, bool: st.booleans(), str: TEXT}[hint]
@@ -152,7 +154,7 @@ def test_lists_replace_and_tables_merge(tmp_path):
         ("a.toml", 'device = "cuba"', ["It takes one of auto, cpu, cuda, mps"]),
         ("a.toml", 'set = "a=1"', ["It takes a list of texts"]),
         ("a.toml", "require = [1]", ["It takes a list of texts"]),
-        ("a.json", '{"steps": null}', ["It takes a whole number"]),
+        ("a.json", '{"keep": null}', ["It takes a whole number"]),
         ("a.toml", "steps: 3", ["a.toml is not TOML", "line 1"]),
         ("a.json", "{", ["a.json is not JSON", "line 1"]),
         ("a.json", "[1]", ["holds no table of settings"]),

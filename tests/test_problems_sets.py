@@ -101,14 +101,14 @@ def test_sums_by_name():
     found = load("sums")
     assert (len(found.train), len(found.held_out)) == (512, 48)
     assert found.train[0] == Sums().problems(1, 48)[0][0]
-    assert load("sums:terms=2,max=25").train == found.train
+    assert load("sums:terms=2,max=30").train == found.train
     three = load("sums:terms=3,max=9,wording=verbose,held_out=20", limit=64, seed=5)
     assert (three.train, three.held_out) == Sums(3, 9, wording=room.STEP_BY_STEP).problems(64, 20, 5)
     tiny = load("sums:max=4")
     # 16 questions, 10 without reorderings: a quarter of those is held out, with both orders of each.
     assert len(tiny.held_out) == 2
     assert 12 <= len(tiny.train) <= 14
-    assert "Sums(terms=2, maximum=25" in found.mapping
+    assert "Sums(terms=2, maximum=30" in found.mapping
 
 
 @pytest.mark.parametrize(

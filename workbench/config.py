@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,8 +79,8 @@ class RunConfig:
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
-    problems: str = "sums"
-    """sums[:terms=2,max=25] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
+    problems: str | None = None
+    """sums[:terms=2,max=30] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
     Also --dataset-name."""
     split: str | None = None
     """Which split of a hub data set; train where it has one."""
@@ -98,11 +99,12 @@ class RunConfig:
     """The method: a name from `python -m workbench`."""
     set: tuple[str, ...] = ()
     """Change one part of the recipe: path=value, e.g. terms.0.divergence.teacher_weight=0.3. Repeatable."""
-    verifier: Literal["strict", "lenient"] = "strict"
-    """Which marks count as an answer: boxed, `Answer:` and ####, or also the phrases that models use unasked."""
+    verifier: Literal["strict", "lenient", "last_number"] | None = None
+    """Which marks count as an answer: strict is boxed, `Answer:` and ####; lenient adds the phrases models use unasked;
+    last_number adds the last number where nothing is marked. Not given: last_number for generated sums, else strict."""
 
-    steps: int = 4
-    """Optimizer steps. Also --max-steps."""
+    steps: int | None = None
+    """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""
     minutes: float | None = None
     """Stop after this time, if the steps are not done before."""
     batch: int | None = None
@@ -130,7 +132,7 @@ class RunConfig:
     seed: int = 0
     """Every random draw depends on it."""
 
-    eval_problems: int = 48
+    eval_problems: int = 64
     """Held-out problems to evaluate on; 0 evaluates nothing."""
     eval_tokens: int | None = None
     """Tokens an evaluated completion may have; as many as a rollout if not given."""
@@ -169,7 +171,7 @@ class RunConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
-                raise UsageError(f"{flag(name)} {value!r} is not one of its values. {nearest(str(value), choices)}")
+                raise UsageError(f"{flag(name)} {value!r} is not one of its values. {nearest(str(value), filter(None, choices))}")
         if self.adapter is not None:
             parse_adapter(self.adapter)
         self._check_directories()
@@ -206,7 +208,16 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 HINTS: dict[str, Any] = typing.get_type_hints(RunConfig)
 """Field -> type."""
-_CHOICES = {name: typing.get_args(hint) for name, hint in HINTS.items() if typing.get_origin(hint) is Literal}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a Literal, None among them where it is optional; () for other types."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+    return (*words, None) if words and type(None) in kinds else tuple(words)
+
+
+_CHOICES = {name: choices for name, hint in HINTS.items() if (choices := _choices(hint))}
 
 
 def flag(name: str) -> str:

@@ -58,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = Arguments(prog="python -m workbench.evaluate", description="Judge runs and models on held-out problems.")
     parser.add_argument("target", nargs="+", help="run directories, or models as --model takes them")
     parser.add_argument("--verifier", default="strict", help="one or several of " + ", ".join(verifiers.PROFILES))
-    parser.add_argument("--problems", default=RunConfig().problems, help="for models: the set, as for the main job")
+    parser.add_argument("--problems", default="sums", help="for models: the set, as for the main job")
     parser.add_argument("--n", type=int, default=RunConfig().eval_problems, help="for models: held-out problems")
     parser.add_argument("--context", default="question", help="for models: who sees what, e.g. question, concise")
     parser.add_argument("--samples", type=int, default=1, help="for models: completions a problem")

@@ -89,7 +89,7 @@ class Job:
             self.directory.write_run_json(run_facts(config, self.planned, engine))
         held_out = self._record_divergence(engine)
         before = self._before(engine, held_out)
-        state = State(engine, Clock(0, config.steps), config.seed, self.stopped)
+        state = State(engine, Clock(0, self.planned.steps), config.seed, self.stopped)
         recorder = self._recorder(state)
         if saved is not None:
             self._restore(saved, state, recorder)
@@ -115,7 +115,7 @@ class Job:
     def _restore(self, saved: checkpoint.Checkpoint, state: State, recorder: Recorder) -> None:
         assert self.directory is not None
         snapshot.restore(state.engine, self.planned.recipe, saved)
-        state.clock = Clock(saved.step, self.config.steps)
+        state.clock = Clock(saved.step, self.planned.steps)
         recorder.resumed(saved)
         for note in self.directory.truncate_to(saved.state["offsets"]):
             self.reporter.note(note)
@@ -141,12 +141,14 @@ class Job:
         """Every arm on the untrained weights; a resumed run reads what it measured then."""
         recipe = self.planned.recipe
         arms = [Asked("before", recipe.student)]
-        if recipe.prompt_only is not None and recipe.prompt_only != recipe.teacher:
-            arms.append(Asked("prompt only", recipe.prompt_only))
-        if recipe.teacher is not None:
-            arms.append(
-                Asked("teacher's view" if recipe.prompt_only != recipe.teacher else "prompt only", recipe.teacher)
+        if recipe.prompt_only == recipe.student:
+            self.reporter.note(
+                "prompt only is before: without what is privileged the teacher's prompt is the student's"
             )
+        elif recipe.prompt_only is not None:
+            arms.append(Asked("prompt only", recipe.prompt_only))
+        if recipe.teacher is not None and recipe.teacher != recipe.prompt_only:
+            arms.append(Asked("teacher's view", recipe.teacher))
         return self._measured("before", engine, arms, held_out)
 
     def _after(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
@@ -183,7 +185,7 @@ class Job:
         for arm in arms:
             self._status(f"evaluating: {arm.name}")
             result = evaluate(
-                engine, self.planned.held_out, arm, sampling, verify_with(self.config.verifier), stopped=self.stopped
+                engine, self.planned.held_out, arm, sampling, verify_with(self.planned.verifier), stopped=self.stopped
             )
             self._check_stop()
             assert result is not None
@@ -197,9 +199,9 @@ class Job:
 
     def _train(self, state: State, recorder: Recorder) -> loop.Ending:
         config = self.config
-        settings = LoopSettings(config.steps, config.seed, config.minutes, config.save_every, config.eval_every)
+        settings = LoopSettings(self.planned.steps, config.seed, config.minutes, config.save_every, config.eval_every)
         self._status("training", state.clock.step)
-        verify = verify_with(config.verifier)
+        verify = verify_with(self.planned.verifier)
         return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
 
     def _say_goodbye(self, state: State) -> int:

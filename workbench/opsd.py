@@ -46,7 +46,9 @@ def heading(config: RunConfig) -> str:
     """One line on what was asked for, all known before anything is loaded."""
     name = f"run {config.output}/{config.name}" if config.name else f"a new run in {config.output}/"
     model = f"{config.model} ({config.engine}, {config.device})"
-    return f"workbench {__version__}  {config.recipe}  {model}  {config.problems}  {name}: loading"
+    return (
+        f"workbench {__version__}  {config.recipe}  {model}  {config.problems or 'its own problems'}  {name}: loading"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from workbench.overrides import apply_set
 from workbench.problems import ProblemSet, check_needs, graded, load, pair_with_others, parse_columns
 from workbench.recipe import Recipe
 from workbench.recipes import ALL, FOR_MODEL
+from workbench.recipes.embedded import Setting
 from workbench.records import Problem
 
 
@@ -22,6 +23,10 @@ class Plan:
 
     recipe: Recipe
     problems: ProblemSet
+    steps: int
+    """Optimizer steps."""
+    verifier: str
+    """The profile answers are read by."""
     notes: tuple[str, ...]
     """What the user should know: golds left out, settings that are not the paper's."""
 
@@ -38,20 +43,24 @@ class Plan:
 
 def plan(config: RunConfig) -> Plan:
     """Settle recipe and problems. Raises UsageError and InputError for whatever cannot be meant or used."""
-    recipe, notes = settle_recipe(config)
-    problems, more = settle_problems(config, recipe)
-    return Plan(recipe, problems, (*notes, *more))
+    setting, notes = settle_recipe(config)
+    problems, more = settle_problems(config, setting)
+    generated = problems.source.partition(":")[0] == "sums"
+    profile = config.verifier or ("last_number" if generated else "strict")
+    steps = setting.steps if config.steps is None else config.steps
+    said = f"answers are read by the profile {profile}"
+    return Plan(setting.recipe, problems, steps, profile, (*notes, *more, said))
 
 
-def settle_recipe(config: RunConfig) -> tuple[Recipe, tuple[str, ...]]:
+def settle_recipe(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
     """The named recipe, as set for the model if the catalogue says how, then `--set`, then flags."""
     if config.recipe not in ALL:
         raise UsageError(f"no recipe '{config.recipe}'. {nearest(config.recipe, ALL)}")
     published = ALL[config.recipe]
-    recipe = FOR_MODEL.get(config.model, {}).get(config.recipe, published)
-    notes = (
-        () if recipe is published else (f"{config.recipe} as set for {config.model}: {_changes(published, recipe)}",)
-    )
+    setting = FOR_MODEL.get(config.model, {}).get(config.recipe, Setting(published))
+    recipe, notes = setting.recipe, tuple[str, ...]()
+    if recipe is not published:
+        notes = (f"{config.recipe} as set for {config.model}: {_changes(published, recipe)}",)
     for text in config.set:
         recipe = apply_set(recipe, text)
     sampling = _given(config, ("max_new_tokens", "temperature", "top_p"))
@@ -64,12 +73,12 @@ def settle_recipe(config: RunConfig) -> tuple[Recipe, tuple[str, ...]]:
         rollouts=recipe.rollouts.grouped(config.group) if config.group is not None else recipe.rollouts,
         adapter=recipe.adapter if config.adapter is None else None if config.adapter == "none" else config.adapter,
     )
-    return recipe, notes
+    return replace(setting, recipe=recipe), notes
 
 
-def settle_problems(config: RunConfig, recipe: Recipe) -> tuple[ProblemSet, tuple[str, ...]]:
+def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tuple[str, ...]]:
     """Load, drop what no verifier can grade, hold some out, and give each problem the other one a control shows."""
-    source = config.problems
+    recipe, source = setting.recipe, config.problems or setting.problems
     columns = parse_columns(config.columns) if config.columns else None
     found = load(
         source, split=config.split, limit=config.limit, columns=columns, require=config.require, seed=config.seed

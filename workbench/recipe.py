@@ -9,7 +9,7 @@ that runs: whatever can be known to fail is refused here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from workbench.errors import RecipeError
@@ -32,6 +32,7 @@ class Optimizer:
     lr: Scalar = 1e-6
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    """Steps on which the learning rate is still below `lr`: k / (warmup_steps + 1) of it at step k."""
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -113,8 +114,13 @@ class Recipe:
         return shown | ({"solution"} if text else frozenset())
 
     def at(self, clock: Clock) -> Recipe:
-        """The recipe with every schedule replaced by its value at `clock`."""
-        return resolve(self, clock)
+        """The recipe with every schedule replaced by its value at `clock`, warm-up included."""
+        now = resolve(self, clock)
+        share = min(1.0, (clock.step + 1) / (now.optimizer.warmup_steps + 1))
+        if share == 1.0:
+            return now
+        assert isinstance(now.optimizer.lr, (int, float)), "resolved above"
+        return replace(now, optimizer=replace(now.optimizer, lr=now.optimizer.lr * share))
 
     def describe(self) -> str:
         """The five answers as text: what a run records and what `--resume` compares."""

@@ -105,3 +105,24 @@ def test_reading_is_at_most_linear_in_the_answer(unit):
 def test_an_unknown_profile_is_the_callers_mistake():
     with pytest.raises(ValueError, match="strict"):
         verifiers.extract("x", "loose")
+
+
+def test_the_last_number_counts_in_its_own_profile_alone():
+    from verifiers import extract
+
+    for text, expected in (
+        ("24 + 16 = 40", "40"),
+        ("24 + 16 = 40.", "40"),
+        ("so 1,250.5 in all", "1,250.5"),
+        ("it is -3", "-3"),
+        (r"\boxed{7}, after 3 tries", "7"),
+        ("Answer: 7\nfound in 3 tries", "7"),
+        ("none", None),
+        ("<think>5", None),
+    ):
+        assert extract(text, "last_number").answer == expected
+        if "boxed" not in text and "Answer" not in text:
+            assert extract(text, "strict").answer is None
+            assert extract(text, "lenient").answer is None
+    cut = extract("24 + 16 = 4", "last_number", truncated=True)
+    assert (cut.answer, cut.cut) == (None, True)

@@ -10,7 +10,7 @@ r"""Which text of a completion is the answer: one table of policies, linear time
 | a last box that never closes: no answer | its content was cut, a prefix of an answer is another answer |
 | an empty last box: no answer | it states nothing, and going back would be guessing |
 | under truncation a line mark needs its line end | `Answer: 12` may be the start of `Answer: 1234` |
-| no last-number fallback in any profile | a number in passing is not an answer |
+| the last number counts in the profile of that name alone | a number in passing is not an answer |
 | at most 64 kB from the end are read, 2 kB an answer | a bound on the work, far beyond any honest answer |
 """
 
@@ -64,6 +64,7 @@ _HASHES = re.compile(
 )
 _HEADING = re.compile(r"\w{1,3}[.):][ \t]+[^\W\d]")
 _SENTENCE = re.compile(r"[.!?][ \t]+(?=[A-Z])")
+_NUMBER = re.compile(r"-?\d{1,64}(?:,\d{3}){0,20}(?:\.\d{1,64})?")
 _BLANKS = re.compile(r"[ \t]{2,}|\n{3,}")
 _MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
 
@@ -185,8 +186,10 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "strict": ("boxed", "answer_line", "hashes"),
     # Also the phrases that models use unasked; still no guessing from bare numbers.
     "lenient": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag"),
+    # lm-eval's `flexible-extract`: for problems whose answer is a number and models that mark nothing (`2 + 2 = 4`).
+    "last_number": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag", "last_number"),
 }
-"""Which marks count, by profile."""
+"""Which marks count, by profile. `last_number` counts only where nothing is marked."""
 
 
 def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> Extraction:
@@ -208,7 +211,9 @@ def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> E
     region, still_thinking = answer_region(text)
     if still_thinking:
         return Extraction(None, "a think tag was opened and not closed", cut=True)
-    rule, mark = _latest((name, _FINDERS[name](region, truncated)) for name in PROFILES[profile])
+    rule, mark = _latest((name, _FINDERS[name](region, truncated)) for name in PROFILES[profile] if name in _FINDERS)
+    if mark is None and "last_number" in PROFILES[profile]:
+        return _last_number(region, truncated)
     if mark is None:
         return Extraction(None, "nothing is marked as an answer")
     if mark.text is None:
@@ -216,6 +221,16 @@ def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> E
     if not mark.text.strip():
         return Extraction(None, f"the last mark ({rule}) is empty")
     return Extraction(mark.text.strip(), rule)
+
+
+def _last_number(region: str, truncated: bool) -> Extraction:
+    """The last number as written; one that a cut may have shortened is none."""
+    found = _last_match(_NUMBER, region)
+    if found is None:
+        return Extraction(None, "nothing is marked as an answer and there is no number")
+    if truncated and found.end() == len(region):
+        return Extraction(None, "the last number was cut before its end", cut=True)
+    return Extraction(found[0], "last_number")
 
 
 def _latest(marks: Iterable[tuple[str, _Mark | None]]) -> tuple[str, _Mark | None]:

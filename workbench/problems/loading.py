@@ -85,7 +85,7 @@ def load(
     """Problems from `source`, in its order.
 
     Args:
-        source: `sums[:terms=2,max=25,...]`; a .jsonl[.gz], .json[.gz] or .parquet file or a folder with one; a Hub
+        source: `sums[:terms=2,max=30,...]`; a .jsonl[.gz], .json[.gz] or .parquet file or a folder with one; a Hub
             id `owner/name[:config]`; or the name of a reasoning-gym family.
         split: of a Hub data set or a .json with several lists; by default the only one, or `train`.
         limit: rows read from the top; for generated problems how many there are to train on.

@@ -35,7 +35,7 @@ class Sums:
     """
 
     terms: int = 2
-    maximum: int = 25
+    maximum: int = 30
     minimum: int = 1
     wording: str = BRIEF
 

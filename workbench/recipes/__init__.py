@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from workbench.recipe import Recipe
 from workbench.recipes import compression, controls, self_distillation
+from workbench.recipes.embedded import SMOLLM2, Setting
 
 ALL: dict[str, Recipe] = {
     recipe.name: recipe for family in (self_distillation, compression, controls) for recipe in family.RECIPES
 }
 
-FOR_MODEL: dict[str, dict[str, Recipe]] = {"smollm2": {}}
-"""Recipes as set for a model the papers did not train; found by experiment, `docs/log.md` has the runs."""
+FOR_MODEL: dict[str, dict[str, Setting]] = {"smollm2": SMOLLM2}
+"""Recipes as set for a model the papers did not train, with the job they were set for."""
