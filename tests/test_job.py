@@ -18,8 +18,21 @@ from workbench import evaluate, opsd
 from workbench.train.run_directory import read_jsonl, view
 
 ROOT = Path(__file__).resolve().parents[1]
-FLAGS = ["--problems", "sums:terms=2,maximum=9", "--limit", "12", "--eval-problems", "6", "--batch", "3", "--lr", "1e-3"]
-FLAGS += ["--max-new-tokens", "10", "--adapter", "none", "--progress", "plain", "--save-every", "1"]
+FLAGS = [
+    "--problems",
+    "sums:terms=2,maximum=9",
+    "--limit",
+    "12",
+    "--eval-problems",
+    "6",
+    "--batch",
+    "3",
+    "--lr",
+    "1e-3",
+    "--max-new-tokens",
+    "10",
+]
+FLAGS += ["--adapter", "none", "--progress", "plain", "--save-every", "1"]
 
 
 @pytest.fixture
@@ -98,7 +111,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.01)
 
 
-def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(command, tiny_folder: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_weights(command, tiny_folder: Path, tmp_path: Path) -> None:
     """kill -9, again and again; the last attempt ends with the hash of a run that nothing happened to."""
     assert command("--name", "whole", "--steps", "6") == 0
     dice = random.Random(5)
@@ -116,7 +129,8 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(command, ti
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_saves_and_says_how_to_go_on(command, tiny_folder: Path, tmp_path: Path, number: int, code: int) -> None:
-    process = start(tmp_path, tiny_folder, "--name", "a", "--steps", "500", "--save-every", "1000", said=subprocess.PIPE)
+    flags = ("--name", "a", "--steps", "500", "--save-every", "1000")
+    process = start(tmp_path, tiny_folder, *flags, said=subprocess.PIPE)
     wait_for_step(tmp_path / "runs/a", 2, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
@@ -168,7 +182,8 @@ def test_corrupt_checkpoints_fall_back_and_then_refuse(command, capsys) -> None:
 
 
 def test_data_messages(command, capsys, tmp_path: Path) -> None:
-    Path("bare.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n{"question": "And 2 + 2?", "answer": "4"}\n')
+    rows = [{"question": "What is 1 + 1?", "answer": "2"}, {"question": "And 2 + 2?", "answer": "4"}]
+    Path("bare.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert command("--problems", "bare.jsonl", "--eval-problems", "0") == 3
     said = message(capsys)
     assert "recipe opsd shows the teacher {solution}" in said
@@ -215,7 +230,8 @@ def test_template_that_drops_the_question_is_refused(command, capsys, tmp_path: 
 
 
 def test_gate_that_rejects_everything_stops_the_run(command, capsys) -> None:
-    assert command("--recipe", "rejection_sft", "--name", "a", "--steps", "30", "--group", "1", "--eval-problems", "0") == 1
+    flags = ["--recipe", "rejection_sft", "--group", "1", "--eval-problems", "0", "--steps", "30"]
+    assert command("--name", "a", *flags) == 1
     assert "gate Correct rejected all 30 rollouts of 10 steps" in message(capsys)
     assert status("a")["phase"] == "failed"
 

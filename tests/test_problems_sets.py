@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from workbench import problems as room
 from workbench.errors import InputError, UsageError
 from workbench.problems import Sums, load, pair_with_others, split_train_held_out
-from workbench.problems.columns import last_boxed
 from workbench.problems.wording import normalised, reordering_key
 from workbench.records import Problem
 
@@ -46,14 +45,14 @@ def test_sums_are_true_distinct_disjoint_and_repeatable(sums, n_train, n_held_ou
         assert len(numbers) == sums.terms
         assert all(sums.minimum <= number <= sums.maximum for number in numbers)
         assert problem.question == f"What is {' + '.join(map(str, numbers))}? Put the final answer in \\boxed{{}}."
-        assert problem.answer == str(sum(numbers)) == last_boxed(problem.solution)
+        assert problem.answer == str(sum(numbers))
         assert problem.answer in problem.document
-        *steps, final = problem.solution.splitlines()
+        steps = problem.solution.splitlines()
         assert len(steps) == sums.terms - 1
         for step in steps:
             left, _, total = step.removesuffix(".").partition(" = ")
             assert sum(map(int, left.split(" + "))) == int(total)
-        assert final == rf"The final answer is \boxed{{{problem.answer}}}."
+        assert steps[-1].endswith(f"= {problem.answer}.")
 
 
 @settings(max_examples=30)
@@ -68,7 +67,7 @@ def test_more_training_problems_change_neither_the_held_out_nor_the_earlier_ones
 
 def test_a_worked_sum():
     problem = Sums(terms=3, maximum=9)._problem((3, 4, 5))
-    assert problem.solution == "3 + 4 = 7.\n7 + 5 = 12.\nThe final answer is \\boxed{12}."
+    assert problem.solution == "3 + 4 = 7.\n7 + 5 = 12."
     assert problem.document == "From a table of sums: 3 and 4 together make 7. 7 and 5 together make 12."
     verbose = Sums(terms=3, maximum=9, wording=room.STEP_BY_STEP)._problem((3, 4, 5))
     assert verbose.question == "What is 3 + 4 + 5? Think step by step and put the final answer in \\boxed{}."

@@ -171,7 +171,8 @@ class RunConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 value = getattr(self, name)
-                raise UsageError(f"{flag(name)} {value!r} is not one of its values. {nearest(str(value), filter(None, choices))}")
+                words = nearest(str(value), filter(None, choices))
+                raise UsageError(f"{flag(name)} {value!r} is not one of its values. {words}")
         if self.adapter is not None:
             parse_adapter(self.adapter)
         self._check_directories()

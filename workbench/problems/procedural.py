@@ -102,9 +102,8 @@ class Sums:
     def _problem(self, numbers: tuple[int, ...]) -> Problem:
         partial = list(itertools.accumulate(numbers))
         steps = list(zip(partial[:-1], numbers[1:], partial[1:], strict=True))
-        worked = "".join(f"{so_far} + {number} = {total}.\n" for so_far, number, total in steps)
         facts = " ".join(f"{so_far} and {number} together make {total}." for so_far, number, total in steps)
-        solution = rf"{worked}The final answer is \boxed{{{partial[-1]}}}."
+        solution = "\n".join(f"{so_far} + {number} = {total}." for so_far, number, total in steps)
         return Problem(
             id="sums-" + "-".join(map(str, numbers)),
             question=self.wording.replace("{sum}", " + ".join(map(str, numbers))),
