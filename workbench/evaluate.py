@@ -39,8 +39,9 @@ def _main(argv: Sequence[str]) -> int:
     for target in asked.target:
         stored = Path(target) / "evaluations.jsonl"
         found = recorded(stored) if stored.is_file() else generated(target, asked)
-        label = f"{Path(target).name}: " if len(asked.target) > 1 else ""
+        label = f"{Path(target).name}: " if len(asked.target) > 1 and not asked.pool else ""
         results += [replace(arm, name=f"{label}{arm.name}") for arm in found]
+    results = pooled(results) if asked.pool else results
     judged = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
     differences = _against_first(judged)
     arms = [result.arm for result in judged]
@@ -64,6 +65,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=1, help="for models: completions a problem")
     parser.add_argument("--temperature", type=float, default=0.0, help="for models: 0 is greedy")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="for models: tokens a completion may have")
+    parser.add_argument("--pool", action="store_true", help="targets are seeds of one job: average within a problem")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--out", help="also write eval.json and eval.jsonl into this folder")
     return parser
@@ -119,6 +121,12 @@ def judge_again(arm: ArmResult, profile: str, named: bool) -> ArmResult:
 
     name = f"{arm.name} ({profile})" if named else arm.name
     return ArmResult(name, tuple(again(a) for a in arm.answers))
+
+
+def pooled(results: Sequence[ArmResult]) -> list[ArmResult]:
+    """Arms of the same name as one, each seed another answer to the same problem."""
+    names = list(dict.fromkeys(result.name for result in results))
+    return [ArmResult(name, tuple(a for r in results if r.name == name for a in r.answers)) for name in names]
 
 
 def passes(result: ArmResult) -> dict[str, float]:

@@ -80,20 +80,19 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
     """Load, drop what no verifier can grade, hold some out, and give each problem the other one a control shows."""
     recipe, source = setting.recipe, config.problems or setting.problems
     columns = parse_columns(config.columns) if config.columns else None
-    found = load(
-        source, split=config.split, limit=config.limit, columns=columns, require=config.require, seed=config.seed
-    )
+    # The same problems whatever the seed, so that seeds can be averaged within a problem.
+    found = load(source, split=config.split, limit=config.limit, columns=columns, require=config.require)
     if config.held_out is not None:
-        other = load(config.held_out, columns=columns, require=config.require, seed=config.seed)
+        other = load(config.held_out, columns=columns, require=config.require)
         found = found.apart_from((*other.train, *other.held_out)[: config.eval_problems])
     else:
-        found = found.with_held_out(config.eval_problems, config.seed)
+        found = found.with_held_out(config.eval_problems)
     check_needs(found, recipe.requires, f"recipe {recipe.name} shows the teacher")
     train, lost = graded(found.train, verifiers.check_gold)
     held_out, lost_too = graded(found.held_out, verifiers.check_gold)
     if any(need.startswith("other.") for need in recipe.requires):
-        train = pair_with_others(train, config.seed)
-        held_out = pair_with_others(held_out, config.seed) if held_out else held_out
+        train = pair_with_others(train)
+        held_out = pair_with_others(held_out) if held_out else held_out
     return replace(found, train=train, held_out=held_out), (*lost, *lost_too)
 
 
