@@ -159,7 +159,7 @@ def _copies(name: str) -> Iterator[Path]:
 
 
 def judging() -> Iterator[Finding]:
-    """Whether the verifier's worker process starts: one case that needs symbolic equality."""
+    """Whether the verifier's worker process starts: one case that plain forms cannot settle."""
     try:
         from verifiers import verify
         from workbench.records import Problem
@@ -167,8 +167,8 @@ def judging() -> Iterator[Finding]:
         yield Finding("verifier", "problem", f"does not load: {error}")
         return
     start = time.perf_counter()
-    problem = Problem(id="doctor", question="Expand (x + 1)^2.", answer="(x+1)^2")
-    verdict = verify(problem, r"It is \boxed{x^2 + 2x + 1}.")
+    problem = Problem(id="doctor", question="Rationalise.", answer=r"\sqrt2-1")
+    verdict = verify(problem, r"It is \boxed{\frac{1}{1+\sqrt2}}.")
     took = f"{time.perf_counter() - start:.1f} s"
     if verdict.correct:
         yield Finding("verifier", "ok", f"its worker answers ({verdict.level}, {took})")

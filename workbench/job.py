@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 
 from workbench.config import RunConfig, as_dict
+from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.export import export
 from workbench.engine.loading import load, pick_device, pick_dtype
-from workbench.errors import InputError, Interrupted, UsageError
+from workbench.errors import InputError, Interrupted, TrainingError, UsageError
+from workbench.estimates import estimate
 from workbench.inspector.audit import audit, prompt_lengths
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
@@ -82,7 +84,13 @@ class Job:
         self.reporter.header(header_lines(engine, self.planned, found, where))
         for finding in found.warnings:
             self.reporter.note(f"{finding.name}: {finding.text}")
+        if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
+            needs = estimate(engine, self.planned, config.keep)
+            self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
         if self.directory is None:
+            needs = estimate(engine, self.planned, config.keep)
+            self.reporter.header(needs.lines())
+            self.reporter.result("", to_toml(config))
             return 0
         saved = self._take_up() if config.resume else None
         if saved is None:
@@ -202,7 +210,16 @@ class Job:
         settings = LoopSettings(self.planned.steps, config.seed, config.minutes, config.save_every, config.eval_every)
         self._status("training", state.clock.step)
         verify = verify_with(self.planned.verifier)
-        return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
+        try:
+            return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
+        except TrainingError as error:
+            assert self.directory is not None
+            saved = checkpoint.newest(self.directory.checkpoints)
+            last = f"step {saved.step}" if saved else "none yet"
+            raise TrainingError(
+                f"{error} Stopped at step {state.clock.step}; last good checkpoint: {last}; the rollouts are in "
+                f"{self.directory.path / 'rollouts.jsonl'}. Continue: {resume_command(self.directory.path)}"
+            ) from error
 
     def _say_goodbye(self, state: State) -> int:
         assert self.directory is not None
@@ -241,6 +258,11 @@ class Job:
                 f"Continue: {resume_command(self.directory.path)}",
                 self.stopped.signal_number or 2,
             )
+
+
+def trained(engine: Engine) -> int:
+    """Numbers that the optimizer moves."""
+    return sum(p.numel() for p in engine.parameters().values())
 
 
 def build_engine(config: RunConfig, planned: Plan) -> Engine:

@@ -214,22 +214,25 @@ class Engine:
 
         A non-finite norm skips the step, which is counted; three in a row raise TrainingError.
         """
-        adamw = self.adamw(optimizer)
-        trained = list(self.parameters().values())
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, optimizer.max_grad_norm))
+        adamw, named = self.adamw(optimizer), self.parameters()
+        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+        norm, first = float(total), ""
         if math.isfinite(norm):
             assert isinstance(optimizer.lr, (int, float)), "Recipe.at has replaced schedules by numbers"
+            torch.nn.utils.clip_grads_with_norm_(list(named.values()), optimizer.max_grad_norm, total)
             for group in adamw.param_groups:
                 group["lr"], group["weight_decay"] = float(optimizer.lr), optimizer.weight_decay
             adamw.step()
             self.skipped_updates = 0
         else:
             self.skipped_updates += 1
+            first = next((n for n, p in named.items() if p.grad is not None and not p.grad.isfinite().all()), "the sum")
         self.forget_gradients()
         self.weights_version += 1
         if self.skipped_updates >= 3:
             raise TrainingError(
-                f"the gradient was not finite in 3 steps in a row (norm {norm}). Lower --lr, or look at the rollouts."
+                f"the gradient was not finite in 3 steps in a row (norm {norm}, first in {first}). "
+                "These steps changed nothing. Lower --lr, or look at the rollouts."
             )
         return norm
 
