@@ -186,9 +186,7 @@ class Job:
         if not self.planned.held_out:
             return Evaluation(when, (), None)
         recipe = self.planned.recipe
-        sampling = replace(
-            recipe.sampling, temperature=0.0, max_new_tokens=self.config.eval_tokens or recipe.sampling.max_new_tokens
-        )
+        sampling = replace(recipe.sampling, temperature=0.0, max_new_tokens=self.planned.eval_tokens)
         results = []
         for arm in arms:
             self._status(f"evaluating: {arm.name}")

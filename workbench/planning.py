@@ -25,6 +25,8 @@ class Plan:
     problems: ProblemSet
     steps: int
     """Optimizer steps."""
+    eval_tokens: int
+    """Tokens an evaluated completion may have."""
     verifier: str
     """The profile answers are read by."""
     notes: tuple[str, ...]
@@ -48,8 +50,9 @@ def plan(config: RunConfig) -> Plan:
     generated = problems.source.partition(":")[0] == "sums"
     profile = config.verifier or ("last_number" if generated else "strict")
     steps = setting.steps if config.steps is None else config.steps
+    room = config.eval_tokens or setting.eval_tokens or setting.recipe.sampling.max_new_tokens
     said = f"answers are read by the profile {profile}"
-    return Plan(setting.recipe, problems, steps, profile, (*notes, *more, said))
+    return Plan(setting.recipe, problems, steps, room, profile, (*notes, *more, said))
 
 
 def settle_recipe(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
