@@ -11,7 +11,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/installed
 
-.PHONY: setup opsd test check slow gpu smoke golden docs bench format
+CONTROLS := opsd opsd_other_problem opsd_wrong_answer
+
+.PHONY: setup opsd controls test check slow gpu smoke golden docs bench format
 
 setup: $(STAMP)
 
@@ -29,6 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 opsd: $(STAMP)
 	@$(BIN)/python -m workbench.opsd $(ARGS)
+
+# Does the reference teach, or any context? The same job with another problem's solution and with a wrong answer in view.
+controls: $(STAMP)
+	@for arm in $(CONTROLS); do $(BIN)/python -m workbench.opsd --recipe $$arm --name controls-$$arm --fresh $(ARGS) || exit $$?; done
+	@$(BIN)/python -m workbench.evaluate $(CONTROLS:%=runs/controls-%) --only before,after
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

@@ -2,9 +2,10 @@
 
     python benchmarks/fused.py [--tokens 512 2048] [--repeat 5] [--vocabulary 49152] [--width 576] [--only jsd]
 
-One thread and process CPU time, because the box is shared; the products alone are timed directly before and after
-every cell, and a cell's figure is its time over their mean: median of the repetitions, [least, greatest]. Plain autograd
-materialises logits and is skipped where they would not fit. Peak memory is what was allocated inside and alive at once.
+One thread and process CPU time, because machines are shared; the products alone are timed directly before and after
+every cell, and a cell's figure is its time over their mean: median of the repetitions, [least, greatest]. Plain
+autograd materialises logits and is skipped where they would not fit. Peak memory is what was allocated inside and alive
+at once.
 """
 
 from __future__ import annotations
@@ -134,9 +135,7 @@ def measure(case: Case, name: str, tile: Tensor, repeat: int) -> str:
     with Peak() as peak:
         way()
     case.clear()
-    return (
-        f"{statistics.median(ratios):5.2f} [{min(ratios):.2f}, {max(ratios):.2f}] x floor {peak.most / 1e6:8.0f} MB"
-    )
+    return f"{statistics.median(ratios):5.2f} [{min(ratios):.2f}, {max(ratios):.2f}] x floor {peak.most / 1e6:8.0f} MB"
 
 
 def main() -> None:

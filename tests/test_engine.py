@@ -165,7 +165,7 @@ def test_ema_of_all_weights_has_the_closed_form(tiny) -> None:
 
 
 def test_ema_under_lora_averages_the_merged_delta(tiny) -> None:
-    """S-A5: averaging A and B apart would give (1 - (1-r)^n)^2 of the delta where it should be 1 - (1-r)^n."""
+    """SDFT: averaging A and B apart would give (1 - (1-r)^n)^2 of the delta where it should be 1 - (1-r)^n."""
     engine = tiny("lora:r=4,alpha=8", ema(0.95))
     nudge(engine)
     layer = next(m for _, m in engine.student.named_modules() if hasattr(m, "get_delta_weight"))

@@ -119,7 +119,7 @@ def test_pass_at_k_refuses_what_has_no_unbiased_estimate(case: tuple[int, int, i
 
 
 def test_a_problem_has_one_vote_however_often_it_was_tried() -> None:
-    # D-A5: contrasts of right and wrong completions, averaged inside a problem first.
+    # arXiv:2609.20612: contrasts of right and wrong completions, averaged inside a problem first.
     right = {"1": [0.02, 0.05], "2": [0.10]}
     wrong = {"1": [-0.04, 0.0], "2": [0.04, 0.02]}
     contrast = {key: [problem_means(right)[key] - problem_means(wrong)[key]] for key in right}

@@ -43,7 +43,7 @@ def test_gates_select_once_whatever_the_order(group, gate, rng: random.Random) -
 
 
 def test_consensus_of_gates_card() -> None:
-    """S-A3: four of eight for the most frequent answer, ties rejected."""
+    """GATES: four of eight for the most frequent answer, ties rejected."""
     group = [judged(a) for a in ["7", "7", "7", "7", "3", "3", "2", None]]
     assert [j.verdict.extracted for j in Consensus(votes=4)(group)] == ["7"] * 4
     students = [judged("3", "student", i) for i in range(3)]
@@ -53,7 +53,7 @@ def test_consensus_of_gates_card() -> None:
 
 
 def test_advantage_known_values_of_grpo() -> None:
-    """S-A10: TRL's unbiased standard deviation, and none at all."""
+    """GRPO: TRL's unbiased standard deviation, and none at all."""
     group = [judged("7"), judged("3"), judged("3"), judged("2")]
     assert [round(j.advantage, 8) for j in GroupCentred(normalised=True)(group)] == [1.49970006] + [-0.49990002] * 3
     assert [j.advantage for j in GroupCentred()(group)] == [0.75, -0.25, -0.25, -0.25]

@@ -10,7 +10,20 @@ import pytest
 from workbench import opsd
 from workbench.train.run_directory import read_jsonl
 
-SMALL = "--limit 32 --eval-problems 6 --steps 2 --batch 4 --progress plain --save-every 100".split()
+SMALL = [
+    "--limit",
+    "32",
+    "--eval-problems",
+    "6",
+    "--steps",
+    "2",
+    "--batch",
+    "4",
+    "--progress",
+    "plain",
+    "--save-every",
+    "100",
+]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_recipe_is_a_value(name: str) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    """S-A1 to S-A3."""
+    """arXiv:2601.18734 v3 and v1, 2603.05433, 2602.20574."""
     opsd, opsdc, gates = ALL["opsd"], ALL["opsdc"], ALL["gates"]
     assert opsd.terms == (Distill(EntryClipped(ForwardKL(), ceiling=0.05)),)
     assert opsd.sampling == Sampling(1024, temperature=1.1, top_p=0.95, top_k=20)
@@ -70,7 +70,7 @@ def test_controls_differ_from_opsd_in_what_the_teacher_sees_alone() -> None:
 
 
 def test_refresh_moves_after_every_mth_step_only() -> None:
-    """S-A2: with M = 3 the teacher equals the student right after updates 3, 6 and 9."""
+    """OPSDC: with M = 3 the teacher equals the student right after updates 3, 6 and 9."""
     assert [s for s in range(10) if every(3).due(s)] == [3, 6, 9]
     assert not any(FROZEN.due(s) for s in range(100))
     assert (ema(0.999).every, ema(0.999).rate) == (1, pytest.approx(0.001))

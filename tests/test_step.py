@@ -134,7 +134,7 @@ def test_gradient_is_that_of_the_plain_definition(tiny, name: str) -> None:
 
 
 def test_token_and_sequence_means_are_what_they_say() -> None:
-    """S-A10: two sequences of lengths 2 (A = 1) and 4 (A = -1) at ratio 1: token mean 1/3, sequence mean 0."""
+    """TRL 1.16: two sequences of lengths 2 (A = 1) and 4 (A = -1) at ratio 1: token mean 1/3, sequence mean 0."""
     rollouts = [Rollout(PROBLEMS[0], "student", (1,) * n, "", (0.0,) * n, "stop") for n in (2, 4)]
     from workbench.train.batches import Entry
 
@@ -150,7 +150,7 @@ def test_token_and_sequence_means_are_what_they_say() -> None:
 
 @pytest.mark.parametrize("adapter", [None, "lora:r=4,alpha=8"])
 def test_same_context_and_weights_give_nothing_to_learn(tiny, adapter) -> None:
-    """S-A1 (a): teacher prompt == student prompt, frozen teacher, fresh adapter: loss 0 and gradient 0."""
+    """OPSD: teacher prompt == student prompt, frozen teacher, fresh adapter: loss 0 and gradient 0."""
     engine = tiny(adapter)
     chosen = recipe(teacher=question, terms=(Distill(ForwardKL()), Distill(JSD(0.5)), SampledReverseKL()))
     loss, grads = gradient(engine, chosen, drawn(engine, chosen))

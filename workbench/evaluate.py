@@ -31,23 +31,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     asked = arguments().parse_args(argv)
-    profiles = asked.verifier.split(",")
+    profiles = asked.verifier.split(",") if asked.verifier else []
     for profile in profiles:
         if profile not in verifiers.PROFILES:
             raise UsageError(f"--verifier {profile}: no such verifier. {nearest(profile, verifiers.PROFILES)}")
+    only = asked.only.split(",") if asked.only else []
     results: list[ArmResult] = []
     for target in asked.target:
         stored = Path(target) / "evaluations.jsonl"
         found = recorded(stored) if stored.is_file() else generated(target, asked)
         label = f"{Path(target).name}: " if len(asked.target) > 1 and not asked.pool else ""
-        results += [replace(arm, name=f"{label}{arm.name}") for arm in found]
+        results += [replace(arm, name=f"{label}{arm.name}") for arm in found if not only or arm.name in only]
     results = pooled(results) if asked.pool else results
-    judged = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
-    differences = _against_first(judged)
-    arms = [result.arm for result in judged]
-    data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in judged if passes(r)}}
+    if not results:
+        raise UsageError(f"--only {asked.only}: no arm is called that. Runs have before, teacher's view, after.")
+    if profiles:
+        results = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
+    differences = _against_first(results)
+    arms = [result.arm for result in results]
+    data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
     if asked.out:
-        write(Path(asked.out), judged, data)
+        write(Path(asked.out), results, data)
     print(json.dumps(data, indent=1) if asked.json else arms_table(arms, differences))
     for name, values in {} if asked.json else data["pass_at"].items():
         print(f"{printable(name)}  " + "  ".join(f"pass@{k} {value:.3f}" for k, value in values.items()))
@@ -58,7 +62,9 @@ def arguments() -> argparse.ArgumentParser:
     """The flags."""
     parser = Arguments(prog="python -m workbench.evaluate", description="Judge runs and models on held-out problems.")
     parser.add_argument("target", nargs="+", help="run directories, or models as --model takes them")
-    parser.add_argument("--verifier", default="strict", help="one or several of " + ", ".join(verifiers.PROFILES))
+    known = ", ".join(verifiers.PROFILES)
+    parser.add_argument("--verifier", help=f"judge the same text again by one or several of {known}; else as recorded")
+    parser.add_argument("--only", help="these arms alone, e.g. before,after")
     parser.add_argument("--problems", default="sums", help="for models: the set, as for the main job")
     parser.add_argument("--n", type=int, default=RunConfig().eval_problems, help="for models: held-out problems")
     parser.add_argument("--context", default="question", help="for models: who sees what, e.g. question, concise")
@@ -106,7 +112,8 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     engine = Engine(loaded, adapter=None, refresh=LIVE, settings=EngineSettings(device=device))
     sampling = Sampling(asked.max_new_tokens, asked.temperature)
     arm = Asked(asked.context, context, asked.samples)
-    result = evaluate(engine, held_out, arm, sampling, verify_with("strict"))
+    profile = "last_number" if asked.problems.partition(":")[0] == "sums" else "strict"
+    result = evaluate(engine, held_out, arm, sampling, verify_with(profile))
     assert result is not None, "nobody asks this command to stop midway"
     return [result]
 

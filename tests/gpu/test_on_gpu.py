@@ -44,7 +44,22 @@ def test_memory_does_not_grow_with_tokens() -> None:
 def test_main_job_runs_in_mixed_precision(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     build_tiny(tmp_path / "tiny")
-    flags = "--problems sums --limit 16 --eval-problems 8 --steps 2 --batch 4 --max-new-tokens 8 --lr 1e-3".split()
+    flags = [
+        "--problems",
+        "sums",
+        "--limit",
+        "16",
+        "--eval-problems",
+        "8",
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+        "--max-new-tokens",
+        "8",
+        "--lr",
+        "1e-3",
+    ]
     for adapter in ("none", "lora:r=4,alpha=8"):
         name = adapter.partition(":")[0]
         assert opsd.main(["--model", "./tiny", *flags, "--adapter", adapter, "--name", name, "--device", "cuda"]) == 0

@@ -8,7 +8,7 @@
 | full | frozen, every k, EMA | a second module |
 
 Under an adapter an average is taken of the *merged* delta: averaging the factors A and B apart gives a teacher that
-has moved r^2 where it should have moved r (card S-A5).
+has moved r^2 where it should have moved r (an error that SDFT implementations ship: arXiv:2601.19897).
 """
 
 from __future__ import annotations

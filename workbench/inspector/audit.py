@@ -1,7 +1,7 @@
 """The checks before step 1: what both roles are shown, and whether anything is lost between text and loss.
 
 Self-distillation fails silently: a template that one role lacks, an end token the other does not know, a solution
-cut off. Every check here has been somebody's lost run (cards S-A1 pitfalls 2 and 3, D-A16).
+cut off. Every check here has been somebody's lost run (OPSD, arXiv:2601.18734, and its issues; arXiv:2609.20511).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _template(engine: Engine, shown: Sequence[Shown]) -> Finding:
 
 
 def _stops(engine: Engine) -> list[Finding]:
-    """One stop class for both roles, and the template's own end of turn is in it (card D-A16)."""
+    """One stop class for both roles, and the template's own end of turn is in it (arXiv:2609.20511)."""
     names = {i: engine.tokenizer.convert_ids_to_tokens(i) for i in sorted(engine.stop_ids)}
     text = ", ".join(f"{name} ({i})" for i, name in names.items())
     if engine.end_of_turn is None:
