@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,18 @@ def test_consensus_of_gates_card() -> None:
     assert Consensus(votes=4)(group + students)[4:] == students, "the other leg passes with the item"
     assert Consensus(votes=4)([judged(a) for a in ["7", "7", "7", "3", "3", "3", "2", "1"]]) == []
     assert Consensus(votes=4)([judged(a) for a in ["7"] * 4 + ["3"] * 4]) == [], "a tie is no majority"
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0.6, 0.8263296), (0.2, 0.0562816)])
+def test_how_often_the_consensus_gate_opens(right: float, expected: float) -> None:
+    """GATES: four of eight, wrong answers all distinct: the gate itself, over all 256 outcomes."""
+    total = 0.0
+    for outcome in itertools.product([True, False], repeat=8):
+        group = [judged("7" if good else str(100 + i)) for i, good in enumerate(outcome)]
+        kept = Consensus(votes=4)(group)
+        assert len(kept) in (0, sum(outcome))
+        total += bool(kept) * right ** sum(outcome) * (1 - right) ** (8 - sum(outcome))
+    assert total == pytest.approx(expected, abs=1e-8)
 
 
 def test_advantage_known_values_of_grpo() -> None:
