@@ -17,7 +17,7 @@ from workbench.divergence import layouts
 from workbench.divergence.family import EntryClipped
 from workbench.divergence.layouts import Block, Gradients, Sink, Tiles
 from workbench.divergence.loss import Found, Request, part_weights, statistics, token_numbers
-from workbench.divergence.pair import Coefficient, Pair
+from workbench.divergence.pair import Coefficient, Pair, exp_
 
 
 class Chunk:
@@ -37,25 +37,50 @@ class Chunk:
             (self.student.logp, self.student.entropy),
             (None, None) if self.teacher is None else (self.teacher.logp, self.teacher.entropy),
         )
+        self.compared = [(k, p.divergence) for k, p in enumerate(request.parts) if p.divergence is not None]
+        self.distances = self.student.normaliser.new_zeros(len(request.parts), self.layout.n)
+        self.centres = torch.zeros_like(self.distances)
+        like = self.student.normaliser
+        self.alignments = [Alignment(d, like) for _, d in self.compared if isinstance(d, EntryClipped)]
 
     def run(self) -> Found:
-        """Steps 2 to 4."""
-        parts = self.request.parts
-        weights = part_weights(self.request, self.stats)
-        distances, centres, turned = self._distances()
-        values, scales = distances.clone(), weights.clone()
-        for k, part in enumerate(parts):
+        """Steps 2 to 4; step 3 joins step 4 where no gradient waits for it."""
+        weights, measured = part_weights(self.request, self.stats), self._measured_with_gradient()
+        scales = self._sampled(weights)
+        if self.compared and not measured:
+            for block in self.layout.blocks():
+                self._measure(self._pair(block), block)
+        values = self._clip(scales)
+        if self.gradients.wanted and self.request.parts:
+            self._gradient(scales, measured)
+        turned = torch.stack([a.turned() for a in self.alignments]).any(0) if self.alignments else None
+        return Found(self.distances if measured else values, weights, self.stats, turned)
+
+    def _sampled(self, weights: Tensor) -> Tensor:
+        """What multiplies each part's gradient (K, n); values of sampled parts; every c that is known beforehand."""
+        scales = weights.clone()
+        for k, part in enumerate(self.request.parts):
             if part.sampled is not None:
                 advantage = token_numbers(part.sampled, self.stats, "sampled")
-                values[k] = -advantage * self.stats.student_logp
-                scales[k] *= advantage
-                centres[k] = -1.0
+                self.distances[k] = -advantage * self.stats.student_logp
+                self.centres[k], scales[k] = -1.0, scales[k] * advantage
+            elif part.divergence is not None and part.divergence.centre is not None:
+                self.centres[k] = part.divergence.centre
+        return scales
+
+    def _clip(self, scales: Tensor) -> Tensor:
+        """Values (K, n) below their ceilings; no gradient where one binds."""
+        values = self.distances.clone()
+        for k, part in enumerate(self.request.parts):
             if part.token_clip is not None:
                 scales[k] *= values[k] <= part.token_clip
                 values[k].clamp_(max=part.token_clip)
-        if self.gradients.wanted and len(parts):
-            self._gradient(scales, centres)
-        return Found(values, weights, self.stats, turned)
+        return values
+
+    def _measured_with_gradient(self) -> bool:
+        """Whether every c is known beforehand and no value decides about a gradient."""
+        fixed = all(divergence.centre is not None for _, divergence in self.compared)
+        return self.gradients.wanted and fixed and all(part.token_clip is None for part in self.request.parts)
 
     def _pair(self, block: Block) -> Pair:
         assert self.teacher is not None
@@ -64,54 +89,49 @@ class Chunk:
         teacher, student = row(self.teacher.normaliser, block), row(self.student.normaliser, block)
         return Pair(block.teacher, block.student, teacher, student)
 
-    def _distances(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """D and c per part (K, n), zero for sampled parts; turned."""
-        shape = (len(self.request.parts), self.layout.n)
-        distances = torch.zeros(shape, dtype=self.layout.dtype, device=self.stats.ids.device)
-        centres = torch.zeros_like(distances)
-        compared = [(k, p.divergence) for k, p in enumerate(self.request.parts) if p.divergence is not None]
-        alignments = [Alignment(d, distances[0]) for _, d in compared if isinstance(d, EntryClipped)]
-        for block in self.layout.blocks() if compared else ():
-            pair = self._pair(block)
-            for k, divergence in compared:
-                density, push = divergence.both(pair)
-                total = density.sum(self.layout.axis)
-                distances[k, block.rows] += total
-                if self.gradients.wanted:
-                    centres[k, block.rows] += total if push is density else push.sum(self.layout.axis)
-            for alignment in alignments:
-                alignment.see(pair, self.layout.axis, block.rows)
-        turned = torch.stack([a.turned() for a in alignments]).any(0) if alignments else None
-        return distances, centres, turned
+    def _measure(self, pair: Pair, block: Block) -> None:
+        """Step 3 for one block."""
+        for k, divergence in self.compared:
+            if divergence.centre is not None or not self.gradients.wanted:
+                self.distances[k, block.rows] += divergence.density(pair).sum(self.layout.axis)
+                continue
+            density, push = divergence.both(pair)
+            total = density.sum(self.layout.axis)
+            self.distances[k, block.rows] += total
+            self.centres[k, block.rows] += total if push is density else push.sum(self.layout.axis)
+        for alignment in self.alignments:
+            alignment.see(pair, self.layout.axis, block.rows)
 
-    def _gradient(self, scales: Tensor, centres: Tensor) -> None:
+    def _gradient(self, scales: Tensor, measure: bool) -> None:
         """Step 4. With one part, what multiplies its rows stays out of the blocks altogether."""
         alone = len(self.request.parts) == 1
         ones = torch.ones_like(scales) if alone else scales
         sampled = [k for k, part in enumerate(self.request.parts) if part.sampled is not None]
         sink = Sink(self.gradients, self.rows, scales[0] if alone else None)
-        centre, hot = (ones * centres).sum(0), ones[sampled].sum(0)
+        centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0)
         for block in self.layout.blocks():
-            gradient = self._gradient_block(block, None if alone else scales, centre)
+            if self.compared:
+                pair = self._pair(block)
+                gradient = self._compared_gradient(pair, block, None if alone else scales, centre)
+                if measure:
+                    self._measure(pair, block)
+            else:
+                shifted = block.student - self.layout.row(self.student.normaliser, block)
+                gradient = exp_(shifted).mul_(self.layout.row(-centre, block))
             if sampled:
                 self.layout.hot(block, gradient, hot)
             self.layout.take(block, gradient, sink)
         self.layout.finish(sink)
 
-    def _gradient_block(self, block: Block, scales: Tensor | None, centre: Tensor) -> Tensor:
+    def _compared_gradient(self, pair: Pair, block: Block, scales: Tensor | None, centre: Tensor) -> Tensor:
         """P_S (sum_k w_k A_k - centre) - p_T sum_k w_k B_k: a new tensor."""
         row = self.layout.row
         a: Coefficient = None
         b: Coefficient = None
-        if all(part.divergence is None for part in self.request.parts):
-            p = (block.student - row(self.student.normaliser, block)).exp_()
-            return p.mul_(row(-centre, block))
-        pair = self._pair(block)
-        for k, part in enumerate(self.request.parts):
-            if part.divergence is not None:
-                slope = part.divergence.slope(pair)
-                by = 1.0 if scales is None else row(scales[k], block)
-                a, b = _plus(a, slope[0], by), _plus(b, slope[1], by)
+        for k, divergence in self.compared:
+            slope = divergence.slope(pair)
+            by = 1.0 if scales is None else row(scales[k], block)
+            a, b = _plus(a, slope[0], by), _plus(b, slope[1], by)
         gradient = pair.student * (row(-centre, block) if a is None else a - row(centre, block))
         if isinstance(b, Tensor):
             gradient.addcmul_(pair.teacher, b, value=-1.0)

@@ -20,6 +20,8 @@ from workbench.errors import UsageError
 class ForwardKL(Divergence):
     """KL(teacher || student) = sum p_T r. GKD (2306.13649) beta = 0; OPSD v3 (2601.18734)."""
 
+    centre: ClassVar[float | None] = -1.0
+
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(0, r)."""
         return None, +pair.log_ratio

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from workbench.divergence.loss import Head, Scored
-from workbench.divergence.pair import LOG_FLOOR
+from workbench.divergence.pair import LOG_FLOOR, exp_
 
 CPU_CHUNK = 256
 """Tokens a chunk: fewer stream the head from memory too often, more enlarge the tiles for nothing."""
@@ -81,7 +81,7 @@ class Running:
         old = self.peak[rows]
         peak = torch.maximum(old, z.amax(axis))
         shifted = z - peak.unsqueeze(axis)
-        powers = shifted.exp() if self.moment is not None else shifted.exp_()
+        powers = exp_(shifted.clone() if self.moment is not None else shifted)
         shrink = (old - peak).exp_()
         if self.moment is not None:
             moved = (self.moment[rows] + self.total[rows] * (old - peak)) * shrink
@@ -321,7 +321,7 @@ def _inner(head: Head) -> float:
 
 
 def _outer(head: Head) -> float:
-    """D logit / d (h W^T + b), less the cap's own slope."""
+    """Slope of a logit in h W^T + b, less the cap's own."""
     return head.scale / head.temperature
 
 
