@@ -112,7 +112,9 @@ def test_resuming_starts_from_the_stored_configuration(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text(json.dumps({"config": as_dict(stored)}))
     config = parse(["--resume", "--name", "a", "--output", str(tmp_path), "--steps", "8"])
-    assert config == RunConfig(steps=8, lr=0.25, recipe="opsdc", name="a", output=str(tmp_path), resume=True)
+    assert config == RunConfig(
+        steps=8, lr=0.25, recipe="opsdc", name="a", output=str(tmp_path), fork="runs/b", resume=True
+    )
 
 
 def test_a_run_to_resume_has_to_exist(tmp_path):

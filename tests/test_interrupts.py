@@ -107,9 +107,9 @@ def test_handlers_are_called_too_and_come_back(capfd: pytest.CaptureFixture[str]
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with Interrupts() as stopped:
-            assert not stopped.requested()
+            assert not stopped()
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stopped.requested()
+            assert stopped()
             assert stopped()
             assert stopped.signal_number == signal.SIGTERM
             with pytest.raises(Interrupted) as caught:

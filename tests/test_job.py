@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[bytes]) -> Non
         time.sleep(0.01)
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_weights(command, tiny_folder: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_weights(command, capsys, tiny_folder, tmp_path) -> None:
     """kill -9, again and again; the last attempt ends with the hash of a run that nothing happened to."""
     assert command("--name", "whole", "--steps", "6") == 0
     dice = random.Random(5)
@@ -123,6 +124,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(command, tiny_folder
         process.kill()
         process.wait()
     assert command(*flags, "--resume") == 0
+    assert re.search(r"resuming from step [1-9]", capsys.readouterr().err), "it went on, it did not start over"
+    assert [row["step"] for row in read_jsonl(Path("runs/killed/metrics.jsonl"))] == [1, 2, 3, 4, 5, 6]
     assert status("killed")["weights_sha256"] == status("whole")["weights_sha256"]
     assert not list(Path("runs/killed/checkpoints").glob(".tmp*"))
 

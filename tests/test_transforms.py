@@ -138,7 +138,7 @@ def test_a_tail_far_below_rounding_is_still_its_mass() -> None:
     ids=str,
 )
 def test_known_answers_on_f3(transform: Transform, divergence: Divergence, value: float) -> None:
-    """shared/methods/external-teacher.md: Hinton's temperature, LSM's and EOPD's truncated supports."""
+    """Hinton's temperature, LSM's and EOPD's truncated supports."""
     assert float(divergence(*transform(*F3))) == pytest.approx(value, abs=1e-10)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from workbench.config import ALIASES, HINTS, RunConfig, flag
 from workbench.config_files import Layer, build, from_text, merge, read_layer
-from workbench.errors import UsageError, WorkbenchError, nearest
+from workbench.errors import Interrupted, UsageError, WorkbenchError, nearest
 from workbench.text import printable
 
 logger = logging.getLogger("workbench")
@@ -55,6 +55,11 @@ def parse(argv: Sequence[str]) -> RunConfig:
     files = [read_layer(path) for path in given.pop("config", ())]
     said = merge([*files, given])
     if said.get("resume"):
+        if said.get("fork"):
+            raise UsageError(
+                "--resume and --fork contradict each other. --resume goes on with a run, --fork starts another from "
+                "its weights. Give one of them."
+            )
         files = [_stored(said), *files]
     return build(merge([*files, given]))
 
@@ -162,13 +167,16 @@ def _stored(said: Layer) -> Layer:
         known = nearest(name, names) if names else f"{output} holds no runs. Leave --resume out to start one."
         raise UsageError(f"no run {output / name} to resume. {known}")
     stored = read_layer(output / name / "run.json")
-    return {key: value for key, value in stored.items() if key not in ("name", "output", "fork")}
+    return {key: value for key, value in stored.items() if key not in ("name", "output")}
 
 
 def run_command(body: Callable[[], int], *, debug: bool = False) -> int:
     """Run a command's body and return its exit code; what is raised on purpose becomes a message."""
     try:
         return body()
+    except Interrupted as stop:  # asked for, so no error
+        print(printable(str(stop)), file=sys.stderr)
+        return stop.exit_code
     except WorkbenchError as error:
         logger.error("%s", error, exc_info=True)
         _say_error(str(error), debug)

@@ -106,7 +106,7 @@ class RunConfig:
     steps: int | None = None
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""
     minutes: float | None = None
-    """Stop after this time, if the steps are not done before."""
+    """Stop training after this time, if the steps are not done before; evaluations come on top."""
     batch: int | None = None
     """Problems a step."""
     group: int | None = None
@@ -135,7 +135,7 @@ class RunConfig:
     eval_problems: int = 64
     """Held-out problems to evaluate on; 0 evaluates nothing."""
     eval_tokens: int | None = None
-    """Tokens an evaluated completion may have; as many as a rollout if not given."""
+    """Tokens an evaluated completion may have; if not given what the recipe was set to, or as many as a rollout."""
     eval_every: int = 0
     """Evaluate every N steps; 0 only before and after."""
 
@@ -184,7 +184,8 @@ class RunConfig:
                 f"dashes, a letter or digit first. Try --name {_safe_name(self.name)}"
             )
         asked = [flag(name) for name in ("resume", "fresh") if getattr(self, name)]
-        asked += ["--fork"] if self.fork is not None else []
+        # A resumed run was perhaps started by --fork: it still has the same initial weights.
+        asked += ["--fork"] if self.fork is not None and not self.resume else []
         if len(asked) > 1:
             raise UsageError(
                 f"{' and '.join(asked)} contradict each other. --resume goes on with a run, --fork starts another from "

@@ -47,7 +47,7 @@ def _main(argv: Sequence[str]) -> int:
         raise UsageError(f"--only {asked.only}: no arm is called that. Runs have before, teacher's view, after.")
     if profiles:
         results = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
-    differences = _against_first(results)
+    differences = differences_of(results)
     arms = [result.arm for result in results]
     data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
     if asked.out:
@@ -79,7 +79,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def recorded(path: Path) -> list[ArmResult]:
     """The arms a run recorded, before and after. Raises InputError where there are none yet."""
-    arms = [arm for row in read_jsonl(path) for arm in Evaluation.from_row(row).arms]
+    last = {row["when"]: row for row in read_jsonl(path)}  # a run taken up again measures its end again
+    arms = [arm for row in last.values() for arm in Evaluation.from_row(row).arms]
     if not arms:
         raise InputError(f"{path.parent} has evaluated nothing yet. Wait for it, or resume it.")
     return arms
@@ -101,9 +102,10 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     if asked.samples > 1 and asked.temperature == 0:
         raise UsageError(f"--samples {asked.samples} at temperature 0 are all the same. Add --temperature 0.6.")
     context = named(asked.context)
-    problems = load_problems(asked.problems).with_held_out(asked.n)
+    problems = load_problems(asked.problems)
     check_needs(problems, required(context), f"--context {asked.context} shows")
-    held_out, lost = graded(problems.held_out, verifiers.check_gold)
+    # Nothing trains here: a set that holds nothing out is asked from its top.
+    held_out, lost = graded((problems.held_out or problems.train)[: asked.n], verifiers.check_gold)
     for line in lost:
         print(f"note: {printable(line)}", file=sys.stderr)
     retain_heap()
@@ -150,10 +152,13 @@ def write(folder: Path, results: Sequence[ArmResult], data: dict[str, object]) -
     (folder / "eval.jsonl").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def _against_first(results: Sequence[ArmResult]) -> list[Difference]:
-    """Every later arm on the same problems against the first."""
-    first, out = results[0], []
-    for other in results[1:]:
+def differences_of(results: Sequence[ArmResult]) -> list[Difference]:
+    """Each arm against the first, and each run's `after` against the first run's: what one job has over another."""
+    pairs = [(other, results[0]) for other in results[1:]]
+    ends = [result for result in results if result.name.endswith("after")]
+    pairs += [(other, ends[0]) for other in ends[1:]]
+    out = []
+    for other, first in pairs:
         if other.scores.keys() == first.scores.keys():
             name = f"{other.name} - {first.name}"
             out.append(Difference(name, "accuracy", paired_bootstrap(first.scores, other.scores)))

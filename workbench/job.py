@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +24,8 @@ from workbench.estimates import estimate
 from workbench.inspector.audit import audit, prompt_lengths
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
-from workbench.provenance import config_hash, refuse_difference, run_facts
+from workbench.problems import ProblemSet
+from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_difference
 from workbench.recording import Recorder
 from workbench.summary import card, evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
@@ -30,7 +33,7 @@ from workbench.train.evaluate import Asked, Evaluation, HeldOutDivergence, evalu
 from workbench.train.interrupts import Interrupts
 from workbench.train.loop import LoopSettings
 from workbench.train.reporting import Tracking, resume_command
-from workbench.train.run_directory import RunDirectory, made_up_name, read_jsonl
+from workbench.train.run_directory import JsonLines, RunDirectory, made_up_name, read_jsonl
 from workbench.train.step import State
 from workbench.train.terminal import Reporter, choose
 
@@ -60,7 +63,9 @@ def open_directory(config: RunConfig, planned: Plan) -> RunDirectory:
             raise UsageError("--resume needs the run's name. It goes on with one run. Add --name NAME.")
         return RunDirectory.open(output / config.name)
     name = config.name or made_up_name(output, planned.recipe.name, config.model)
-    return RunDirectory.create(output / name, fresh=config.fresh)
+    directory = RunDirectory.create(output / name, fresh=config.fresh)
+    directory.write_run_json(plan_facts(config, planned))  # at once: a run killed while it loads can be resumed too
+    return directory
 
 
 @dataclass
@@ -75,13 +80,14 @@ class Job:
 
     def run(self) -> int:
         """From the audit to the saved model."""
-        config, recipe = self.config, self.planned.recipe
+        config, planned = self.config, self.planned
         self.reporter.phase("loading the model")
-        engine = build_engine(config, self.planned)
-        self.planned = fitting(engine, self.planned, config)
+        engine = build_engine(config, planned)
+        self.planned = fitting(engine, planned, config)
+        recipe = self.planned.recipe
         found = audit(engine, recipe, (*self.planned.train, *self.planned.held_out))
         where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
-        self.reporter.header(header_lines(engine, self.planned, found, where))
+        self.reporter.header(header_lines(engine, self.planned, found, where, 1 if self.directory else 3))
         for finding in found.warnings:
             self.reporter.note(f"{finding.name}: {finding.text}")
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
@@ -89,12 +95,12 @@ class Job:
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
-            self.reporter.header(needs.lines())
+            self.reporter.header([*needs.lines(), f"output         {_output_state(config)}"])
             self.reporter.result("", to_toml(config))
             return 0
-        saved = self._take_up() if config.resume else None
+        saved = self._take_up(planned) if config.resume else None
         if saved is None:
-            self.directory.write_run_json(run_facts(config, self.planned, engine))
+            self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine))
         held_out = self._record_divergence(engine)
         before = self._before(engine, held_out)
         state = State(engine, Clock(0, self.planned.steps), config.seed, self.stopped)
@@ -105,14 +111,14 @@ class Job:
         if ending == "stopped":
             return self._say_goodbye(state)
         after = self._after(engine, held_out)
-        return self._finish(state, before, after)
+        return self._finish(state, recorder, before, after)
 
     # -- before ------------------------------------------------------------------------------------------------
 
-    def _take_up(self) -> checkpoint.Checkpoint | None:
+    def _take_up(self, asked: Plan) -> checkpoint.Checkpoint | None:
         assert self.directory is not None
         stored = self.directory.run_json
-        refuse_difference(stored, self.config, self.planned)
+        refuse_difference(stored, self.config, asked)
         checkpoint.sweep(self.directory.checkpoints)
         saved = checkpoint.newest(self.directory.checkpoints)
         for note in saved.notes if saved else ():
@@ -197,8 +203,8 @@ class Job:
             assert result is not None
             results.append(result)
         found = Evaluation(when, tuple(results), held_out.measure() if held_out else None)
-        with path.open("a", encoding="ascii") as stream:
-            stream.write(json.dumps(found.as_row()) + "\n")
+        with contextlib.closing(JsonLines(path)) as lines:
+            lines.append(found.as_row())
         return found
 
     # -- train and after ---------------------------------------------------------------------------------------
@@ -227,7 +233,7 @@ class Job:
         self.reporter.result("stopped", f"{what}. Continue: {resume_command(self.directory.path)}")
         return 128 + number
 
-    def _finish(self, state: State, before: Evaluation, after: Evaluation) -> int:
+    def _finish(self, state: State, recorder: Recorder, before: Evaluation, after: Evaluation) -> int:
         assert self.directory is not None
         self._status("saving the model", state.clock.step)
         text, data = evaluation_text(self.planned.recipe, before, after)
@@ -237,6 +243,7 @@ class Job:
         final = self.directory.path / "final"
         target = export(state.engine, final, card(self.config, self.planned, state.engine, data))
         facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
+        recorder.tracking.finish()
         self.directory.status("finished", state.clock.step, **facts)
         self.reporter.result("saved", f"{target}", facts)
         return 0
@@ -256,6 +263,15 @@ class Job:
                 f"Continue: {resume_command(self.directory.path)}",
                 self.stopped.signal_number or 2,
             )
+
+
+def _output_state(config: RunConfig) -> str:
+    """Whether a run could write where it would, without writing."""
+    folder = Path(config.output)
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return (
+        f"{folder} can be written" if os.access(there, os.W_OK) else f"{folder} cannot be written: {there} is read-only"
+    )
 
 
 def trained(engine: Engine) -> int:
@@ -294,16 +310,30 @@ def fork_source(path: str) -> Path:
 
 
 def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
-    """Drop problems whose prompt is longer than `--max-prompt-tokens`, if that is given."""
-    if config.max_prompt_tokens is None:
-        return planned
+    """The plan for this model: no prompt longer than asked, no batch larger than the set, and room to evaluate."""
+    problems, notes = planned.problems, list(planned.notes)
+    if config.max_prompt_tokens is not None:
+        problems, note = _short_enough(engine, planned, config.max_prompt_tokens)
+        notes.append(note)
+    recipe = planned.recipe
+    if recipe.batch > len(problems.train):
+        # The same problem twice in a step would be the same rollout twice.
+        recipe = replace(recipe, batch=len(problems.train))
+        notes.append(f"batch {recipe.batch}: there are no more problems")
+    longest = max(prompt_lengths(engine, recipe, (*problems.train, *problems.held_out)))
+    room = max(1, min(planned.eval_tokens, engine.max_length - longest))
+    if room < planned.eval_tokens:
+        notes.append(f"evaluated completions may have {room} tokens: the model takes {engine.max_length}")
+    return replace(planned, recipe=recipe, problems=problems, eval_tokens=room, notes=tuple(notes))
+
+
+def _short_enough(engine: Engine, planned: Plan, limit: int) -> tuple[ProblemSet, str]:
     kept = []
     for side in (planned.train, planned.held_out):
         lengths = prompt_lengths(engine, planned.recipe, side)
-        kept.append(tuple(p for p, n in zip(side, lengths, strict=True) if n <= config.max_prompt_tokens))
+        kept.append(tuple(p for p, n in zip(side, lengths, strict=True) if n <= limit))
     dropped = len(planned.train) + len(planned.held_out) - sum(map(len, kept))
     if not kept[0]:
-        raise InputError(f"--max-prompt-tokens {config.max_prompt_tokens} drops every problem. Raise it.")
-    note = f"{dropped} problems dropped: a prompt longer than {config.max_prompt_tokens} tokens"
+        raise InputError(f"--max-prompt-tokens {limit} drops every problem. All prompts are longer. Raise it.")
     problems = replace(planned.problems, train=kept[0], held_out=kept[1])
-    return replace(planned, problems=problems, notes=(*planned.notes, note))
+    return problems, f"{dropped} problems dropped: a prompt longer than {limit} tokens"

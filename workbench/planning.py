@@ -8,7 +8,7 @@ from typing import Any
 
 import verifiers
 from workbench.config import RunConfig
-from workbench.errors import UsageError, nearest
+from workbench.errors import InputError, UsageError, nearest
 from workbench.overrides import apply_set
 from workbench.problems import ProblemSet, check_needs, graded, load, pair_with_others, parse_columns
 from workbench.recipe import Recipe
@@ -93,6 +93,11 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
     check_needs(found, recipe.requires, f"recipe {recipe.name} shows the teacher")
     train, lost = graded(found.train, verifiers.check_gold)
     held_out, lost_too = graded(found.held_out, verifiers.check_gold)
+    if not train:
+        why = lost[0] if lost else "The source is empty."
+        raise InputError(
+            f"no problem is left to train on. {why} Give --problems with answers that a verifier can read."
+        )
     if any(need.startswith("other.") for need in recipe.requires):
         train = pair_with_others(train)
         held_out = pair_with_others(held_out) if held_out else held_out

@@ -52,8 +52,8 @@ def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Pla
         )
 
 
-def run_facts(config: RunConfig, planned: Plan, engine: Engine) -> dict[str, Any]:
-    """What run.json holds."""
+def plan_facts(config: RunConfig, planned: Plan) -> dict[str, Any]:
+    """What run.json holds from the first moment on."""
     return {
         "command": ["python", "-m", "workbench.opsd", *sys.argv[1:]],
         "version": __version__,
@@ -66,6 +66,12 @@ def run_facts(config: RunConfig, planned: Plan, engine: Engine) -> dict[str, Any
         "seed": config.seed,
         "data": planned.problems.source,
         "data_sha256": planned.problems.sha256,
+    }
+
+
+def engine_facts(engine: Engine) -> dict[str, Any]:
+    """What run.json holds once the model is there."""
+    return {
         "model_source": engine.loaded.source,
         "model_revision": engine.loaded.revision,
         "model_sha256": snapshot.base_fingerprint(engine),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from workbench.config import parse_adapter
 from workbench.errors import RecipeError
 from workbench.parts.advantages import Advantage, group_centred
 from workbench.parts.contexts import question, required
@@ -94,10 +95,21 @@ class Recipe:
                     f"recipe '{self.name}': {kind} counts rollouts {term.where!r}, but only "
                     f"{', '.join(sorted(authors))} write. Change `where` or `rollouts`."
                 )
-        if self.sampling.temperature <= 0 and "student" in authors:
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        s = self.sampling
+        if s.temperature <= 0:
+            raise RecipeError(f"recipe '{self.name}': temperature 0 has no distribution to compare at. Use > 0.")
+        if s.max_new_tokens < 1 or not 0 < s.top_p <= 1 or s.top_k < 0:
             raise RecipeError(
-                f"recipe '{self.name}': rollouts at temperature 0 have no distribution to compare at. Use > 0."
+                f"recipe '{self.name}': {s} draws nothing. max_new_tokens is 1 or more, top_p above 0 and up to 1, "
+                "top_k 0 or more."
             )
+        if self.batch < 1 or self.optimizer.warmup_steps < 0:
+            raise RecipeError(f"recipe '{self.name}': batch is 1 or more, warmup_steps 0 or more.")
+        if self.adapter is not None:
+            parse_adapter(self.adapter)
 
     @property
     def needs_teacher(self) -> bool:

@@ -38,8 +38,6 @@ class Recorder:
         self.alarms = Alarms()
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
-        self.extra: dict[str, Any] = {}
-        """JSON that a checkpoint carries along."""
         self._started, self._first = time.monotonic(), state.clock.step
 
     def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
@@ -86,7 +84,7 @@ class Recorder:
         """A checkpoint of the state as it is now."""
         step = self.state.clock.step
         self.directory.status("saving", step)
-        extra = self.extra | {"offsets": self.directory.offsets(), "alarms": self.alarms.state_dict()}
+        extra = {"offsets": self.directory.offsets(), "alarms": self.alarms.state_dict()}
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
         self.directory.status("training", step)
 

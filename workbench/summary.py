@@ -16,6 +16,7 @@ from workbench.inspector.audit import Audit
 from workbench.planning import Plan
 from workbench.recipe import Recipe
 from workbench.records import Case
+from workbench.text import printable
 from workbench.train.evaluate import Evaluation, headline
 from workbench.train.intervals import (
     Difference,
@@ -28,11 +29,10 @@ from workbench.train.intervals import (
 from workbench.train.report import words
 
 
-def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> list[str]:
-    """Both prompts of one problem, token counts, every check, where files go: before anything is trained."""
+def header_lines(engine: Engine, planned: Plan, found: Audit, where: str, examples: int = 1) -> list[str]:
+    """Both prompts of some problems, token counts, every check, where files go: before anything is trained."""
     recipe = planned.recipe
     trained = sum(p.numel() for p in engine.parameters().values())
-    _, student, teacher = found.examples[0]
     lines = [
         f"model          {engine.loaded.source} ({trained / 1e6:.1f}M trained, {engine.adapter or 'all weights'}, "
         f"{engine.settings.device}, {torch.get_num_threads()} threads)",
@@ -41,10 +41,11 @@ def header_lines(engine: Engine, planned: Plan, found: Audit, where: str) -> lis
         *(f"  {line}" for line in recipe.describe().splitlines()[1:]),
         *(f"problems       {line}" for line in str(planned.problems).splitlines()),
         *(f"note           {note}" for note in planned.notes),
-        f"student sees   {len(student.ids)} tokens  {student.text}",
     ]
-    if teacher is not None:
-        lines.append(f"teacher sees   {len(teacher.ids)} tokens  {teacher.text}")
+    for _, student, teacher in found.examples[:examples]:
+        lines.append(f"student sees   {len(student.ids)} tokens  {student.text}")
+        if teacher is not None:
+            lines.append(f"teacher sees   {len(teacher.ids)} tokens  {teacher.text}")
     lines += [f"check {f.name:8} {'' if f.fine else 'WARNING '}{f.text}" for f in found.findings]
     return [*lines, f"run            {where}"]
 
@@ -91,11 +92,11 @@ def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, An
     prompts = [("Student's prompt", engine.prompt(recipe.student, Case(problem)).text)]
     if recipe.teacher is not None:
         prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem)).text))
-    body = [f"Trained with opsd-workbench {__version__} from `{base}`.", "", _fenced(recipe.describe())]
+    body = [f"Trained with opsd-workbench {__version__} from `{_plain(base)}`.", "", _fenced(recipe.describe())]
     for title, text in prompts:
         body += ["", f"## {title}", "", _fenced(text)]
     body += ["", "## Results", "", _fenced(_results(data)), "", "## Limits", "", _limits(planned, engine)]
-    return model_card(f"{recipe.name} on {base}", facts, "\n".join(body))
+    return model_card(f"{recipe.name} on {_plain(base)}", facts, "\n".join(body))
 
 
 def _results(data: Mapping[str, Any]) -> str:
@@ -111,13 +112,19 @@ def _results(data: Mapping[str, Any]) -> str:
 def _limits(planned: Plan, engine: Engine) -> str:
     notes = "; ".join(engine.loaded.notes) or "none"
     return (
-        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{planned.problems.source}` and "
+        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{_plain(planned.problems.source)}` and "
         "nothing else. "
         f"Notes on the base: {notes}. One training run, seed in run.json."
     )
 
 
+def _plain(text: str) -> str:
+    """A name inside Markdown: one line, nothing that formats."""
+    return printable(text).translate(dict.fromkeys(map(ord, "`<>[]*_\\#"), "-"))
+
+
 def _fenced(text: str) -> str:
+    text = printable(text, lines=True)
     longest = max((len(run) for run in text.split() if set(run) == {"`"}), default=2)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

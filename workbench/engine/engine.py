@@ -15,9 +15,9 @@ from torch import Tensor
 from workbench.divergence import Head
 from workbench.engine.loading import Loaded
 from workbench.engine.rendering import Rendered, Renderer, stop_ids
-from workbench.engine.roles import TeacherWeights, teacher_weights
+from workbench.engine.roles import TeacherWeights, teacher_weights, with_lora
 from workbench.engine.sampling import Row, decode, uniforms
-from workbench.errors import InputError, TrainingError
+from workbench.errors import InputError, ResourceError, TrainingError
 from workbench.recipe import Optimizer
 from workbench.records import Case, Context, Refresh, Request, Role, Rollout, Sampling
 
@@ -97,9 +97,29 @@ class Engine:
             mine = sorted(
                 (row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt)
             )
-            for start in range(0, len(mine), self.settings.decode_rows):
-                self._decode(author, mine[start : start + self.settings.decode_rows], sampling, stopped)
+            self._write(author, mine, sampling, stopped)
         return [self._rollout(row, request) for row, request in zip(rows, requests, strict=True)]
+
+    def _write(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
+        """Decode side by side as many as fit; fewer when memory runs out, with the same result."""
+        n, start = self.settings.decode_rows, 0
+        while start < len(rows):
+            batch = rows[start : start + n]
+            try:
+                self._decode(role, batch, sampling, stopped)
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if n == 1:
+                    raise ResourceError(
+                        f"a completion of {sampling.max_new_tokens} tokens behind {len(batch[0].prompt)} does not fit "
+                        "in memory. One row was tried alone. Use a smaller --max-new-tokens or --eval-tokens."
+                    ) from error
+                n = max(1, n // 2)
+                for row in batch:
+                    row.restart()
+                continue
+            start += n
 
     def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
         with self.running(role) as model, torch.no_grad(), self._precision(), _evaluating(model):
@@ -171,7 +191,11 @@ class Engine:
             first = i * width + len(prompt) - 1
             rows.append(torch.arange(first, first + len(completion)))
         position = torch.arange(width).expand(len(lengths), -1)
-        with self.running(role) as model, torch.set_grad_enabled(role == "student"), self._precision():
+        with (
+            self.running(role) as model,
+            torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()),
+            self._precision(),
+        ):
             states = decoder(model)(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
@@ -253,23 +277,12 @@ class Engine:
         return torch.autocast("cuda", dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
-def with_lora(model: Any, adapter: str) -> Any:
-    """Wrap `model` in a LoRA adapter described as `lora:r=16,alpha=32`. Raises InputError for another description."""
-    from peft import LoraConfig, get_peft_model
-
-    kind, _, rest = adapter.partition(":")
-    options = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
-    if kind != "lora" or not options.keys() <= {"r", "alpha"} or not all(v.isdigit() for v in options.values()):
-        raise InputError(f"--adapter {adapter}: not an adapter. Write none, lora or lora:r=16,alpha=32.")
-    rank = int(options.get("r", "16"))
-    config = LoraConfig(
-        r=rank, lora_alpha=int(options.get("alpha", str(2 * rank))), target_modules="all-linear", task_type="CAUSAL_LM"
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on the CPU torch raises a plain RuntimeError for it."""
+    said = isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
     )
-    peft_model = get_peft_model(model, config)
-    for parameter in peft_model.parameters():
-        if parameter.requires_grad:  # the factors keep float32 under a bfloat16 base: small updates would be lost
-            parameter.data = parameter.data.float()
-    return peft_model
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def base_model(model: Any) -> Any:

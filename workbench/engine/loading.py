@@ -26,12 +26,14 @@ class Loaded:
     """Folder or hub id that was read."""
     revision: str | None
     notes: tuple[str, ...]
+    merged: bool = False
+    """Whether an adapter was merged in: then no folder on disk holds these weights."""
 
 
 def pick_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda[:n]` or `mps`. Raises InputError for one this torch does not have."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"  # mps has no float64, which sampling uses
     kind = name.split(":")[0]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in present:
@@ -76,14 +78,14 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
 
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     if chat_template is not None:
-        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = _text(Path(chat_template))
         notes.append(f"chat template from {chat_template}")
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE or use an -Instruct model."
         )
     revision = getattr(model.config, "_commit_hash", None)
-    return Loaded(model, tokenizer, source, revision, tuple(notes))
+    return Loaded(model, tokenizer, source, revision, tuple(notes), adapter is not None)
 
 
 def _quiet() -> None:
@@ -118,7 +120,10 @@ def _resolve(spec: str, notes: list[str]) -> tuple[str, Path | None]:
 def _resolve_folder(path: Path, notes: list[str]) -> tuple[str, Path | None]:
     adapter = path / "adapter_config.json"
     if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        try:
+            base = json.loads(_text(adapter)).get("base_model_name_or_path")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{adapter} is not JSON ({error}). Copy the adapter again.") from error
         if not base:
             raise InputError(f"{adapter} names no base model. Add base_model_name_or_path, or give a merged folder.")
         notes.append(f"{path} holds adapter_config.json: a LoRA adapter of {base}; loading {base} and merging it in")
@@ -129,6 +134,13 @@ def _resolve_folder(path: Path, notes: list[str]) -> tuple[str, Path | None]:
             f"{path} holds no config.json (it holds: {files}). Give an HF model folder, an adapter folder or a .gguf."
         )
     return str(path), None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} (looked in {path.absolute()}): {error}. Check the path.") from error
 
 
 def _read(source: str, spec: str, dtype: torch.dtype) -> tuple[Any, Any]:

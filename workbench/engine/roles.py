@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from workbench.config import parse_adapter
 from workbench.parts.refresh import LIVE
 from workbench.records import Refresh
 
@@ -146,6 +147,25 @@ class AdapterOff:
         """Take up saved deltas."""
         device = next(self._student.parameters()).device
         self._delta = {name: value.to(device) for name, value in tensors.items()}
+
+
+def with_lora(model: Any, adapter: str) -> Any:
+    """Wrap `model` in a LoRA adapter described as `lora:r=16,alpha=32`. Raises UsageError for another description."""
+    from peft import LoraConfig, get_peft_model
+
+    wanted = parse_adapter(adapter)
+    assert wanted is not None, "none is no adapter"
+    config = LoraConfig(
+        r=wanted.rank,
+        lora_alpha=wanted.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    peft_model = get_peft_model(model, config)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:  # the factors keep float32 under a bfloat16 base: small updates would be lost
+            parameter.data = parameter.data.float()
+    return peft_model
 
 
 def teacher_weights(student: Any, refresh: Refresh, adapter: bool) -> TeacherWeights:

@@ -39,6 +39,10 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     stop: StopReason = "length"
 
+    def restart(self) -> None:
+        """Forget what was written: the batch it stood in did not fit."""
+        self.tokens, self.logprobs, self.stop = [], [], "length"
+
 
 def decode(
     decoder: Any,

@@ -103,15 +103,23 @@ def _survived(recipe: Recipe, shown: Shown) -> None:
 def _fits(engine: Engine, recipe: Recipe, prompts: Sequence[Shown]) -> Finding:
     """Nothing is truncated silently: both prompts and the completion fit the model."""
     cap = recipe.sampling.max_new_tokens
+    if recipe.rollouts.authors == {"dataset"}:  # nothing is sampled: the solutions are as long as they are
+        texts = [shown[0].solution or "" for shown in prompts]
+        cap = min(cap, max(len(engine.tokenizer(text)["input_ids"]) for text in texts) + 1)
+    longest = max(map(_longest, prompts))
     budget = engine.max_length - cap
+    if budget < min(map(_longest, prompts)):
+        raise InputError(
+            f"prompts of up to {longest} tokens and completions of {cap} exceed the {engine.max_length} this model "
+            f"takes. Nothing was cut. Use --max-new-tokens {max(1, engine.max_length - longest)} or less."
+        )
     too_long = [shown for shown in prompts if _longest(shown) > budget]
     for problem, student, teacher in too_long:
         role = "student" if len(student.ids) > budget or teacher is None else "teacher"
         raise InputError(
             f"problem {problem.id}: {role} prompt {_longest((problem, student, teacher))} tokens, model takes "
-            f"{engine.max_length} with {cap} for the completion. Nothing was cut. --max-prompt-tokens "
-            f"{max(budget, 1)} drops such problems ({100 * len(too_long) / len(prompts):.0f} %), or lower "
-            "--max-new-tokens."
+            f"{engine.max_length} with {cap} for the completion. Nothing was cut. --max-prompt-tokens {budget} drops "
+            f"such problems ({100 * len(too_long) / len(prompts):.0f} %), or lower --max-new-tokens."
         )
     students = [len(student.ids) for _, student, _ in prompts]
     teachers = [len(teacher.ids) for _, _, teacher in prompts if teacher is not None]

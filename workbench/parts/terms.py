@@ -41,7 +41,6 @@ class Where:
 anyone = Where(frozenset({"student", "teacher", "dataset"}))
 by_student = Where(frozenset({"student"}))
 by_teacher = Where(frozenset({"teacher"}))
-by_dataset = Where(frozenset({"dataset"}))
 
 
 class Term(Protocol):

@@ -45,10 +45,6 @@ class Interrupts:
         """Whether to stop: poll it at every token, problem and verdict."""
         return self.signal_number is not None
 
-    def requested(self) -> bool:
-        """The same as calling it."""
-        return self()
-
     def __enter__(self) -> Interrupts:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():

@@ -209,12 +209,18 @@ class Arm:
             correct=correct,
             judged=len(flat),
             total=len(status),
-            accuracy=wilson(correct, len(flat)) if single else bootstrap_mean(scores, seed=seed, draws=draws),
+            accuracy=wilson(correct, len(flat)) if single else _mean_score(scores, seed, draws),
             tokens=bootstrap_mean(tokens, seed=seed, draws=draws, unit="tokens"),
             truncated=status.count("truncated"),
             no_answer=status.count("no_answer"),
             unparsed=status.count("unparsed"),
         )
+
+
+def _mean_score(scores: Scores, seed: int, draws: int) -> Estimate:
+    """Problems resampled; where all agree resampling sees no chance, and Wilson over problems says what there is."""
+    found, means = bootstrap_mean(scores, seed=seed, draws=draws), set(problem_means(scores).values())
+    return wilson(round(found.value * found.n), found.n) if means in ({0.0}, {1.0}) else found
 
 
 @dataclass(frozen=True)

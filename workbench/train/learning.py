@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from workbench.engine.engine import Engine
+from workbench.engine.engine import Engine, out_of_memory
 from workbench.errors import ResourceError
 from workbench.recipe import Recipe
 from workbench.train.batches import Denominators, Entry, micro_batches
@@ -34,7 +34,7 @@ def learn(
         try:
             return _pass(recipe, engine, micro_batches(kept, budget), counts, phases, stopped)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             longest = max(e.width for e in kept)
             if budget <= longest:
@@ -68,7 +68,3 @@ def _pass(
             loss.backward()  # type: ignore[no-untyped-call]
         signals.append(signal)
     return signals
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)

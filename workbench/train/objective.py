@@ -48,6 +48,13 @@ def objective(
     parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
     scored = Scored(student, engine.head("student", temperature))
     privileged = None if teacher is None else Scored(teacher, engine.head("teacher", temperature))
+    weight = recipe.token_weight
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
-    out = compute(scored, privileged, rows, parts, Options(token_weight=recipe.token_weight, grad=grad))
+    out = compute(
+        scored,
+        privileged,
+        rows,
+        parts,
+        Options(token_weight=weight, entropies=weight is not None and weight.entropies, grad=grad),
+    )
     return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), out.stats, out.turned)

@@ -82,7 +82,7 @@ class StepReport:
         refreshed: bool,
     ) -> StepReport:
         """Fold the micro-batches of a step."""
-        names = tuple(term_name(term) for term in recipe.terms)
+        names = _distinct([term_name(term) for term in recipe.terms])
         kept = sum(len(s.batch) for s in signals)
         if not signals:
             nan = float("nan")
@@ -162,6 +162,11 @@ def term_name(term: Any) -> str:
     inner = getattr(term, "divergence", None)
     inner = getattr(inner, "unclipped", inner)
     return type(term if inner is None else inner).__name__
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Two terms of one kind get a number, so that neither hides the other."""
+    return tuple(n if names.count(n) == 1 else f"{n}.{names[: i + 1].count(n)}" for i, n in enumerate(names))
 
 
 def words(term: str) -> str:

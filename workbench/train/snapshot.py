@@ -39,6 +39,7 @@ def save(vault: Vault, engine: Engine, recipe: Recipe, step: int, extra: dict[st
     optimizer, skeleton = pack(engine.adamw(recipe.optimizer).state_dict()["state"])
     tensors["optimizer"] = optimizer
     state = {"optimizer": skeleton, "teacher": bool(teacher), "base": base_fingerprint(engine), **extra}
+    state |= {"weights_version": engine.weights_version, "skipped_updates": engine.skipped_updates}
     return checkpoint.save(vault.root, step, tensors, state, config_hash=vault.config_hash, keep=vault.keep)
 
 
@@ -70,7 +71,7 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
     adamw.load_state_dict(
         {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
     )
-    engine.weights_version = saved.step
+    engine.weights_version, engine.skipped_updates = saved.state["weights_version"], saved.state["skipped_updates"]
 
 
 def base_fingerprint(engine: Engine) -> str:
