@@ -237,9 +237,12 @@ def test_an_infinite_gradient_norm_clips_nothing():
 
 
 def test_contradictions_are_refused():
-    for pair in ({"resume": True, "fresh": True}, {"resume": True, "fork": "x"}, {"fresh": True, "fork": "x"}):
+    for pair in ({"resume": True, "fresh": True}, {"fresh": True, "fork": "x"}):
         with pytest.raises(UsageError, match="contradict each other"):
             RunConfig(**pair)
+    with pytest.raises(UsageError, match="contradict each other"):
+        parse(["--resume", "--name", "a", "--fork", "x"])
+    assert RunConfig(resume=True, fork="x").fork == "x", "what a run was forked from is still true when it is resumed"
 
 
 @pytest.mark.parametrize(

@@ -217,11 +217,23 @@ def test_model_messages(command, capsys, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_prompt_too_long_is_refused_not_cut(command, capsys, tmp_path: Path) -> None:
-    build_tiny(tmp_path / "short", max_position_embeddings=600)
-    assert command(model="./short") == 3
+    build_tiny(tmp_path / "short", max_position_embeddings=700)
+    assert command("--max-new-tokens", "100", model="./short") == 3
     said = message(capsys)
     assert "Nothing was cut" in said
-    assert "--max-prompt-tokens" in said
+    assert (found := re.search(r"--max-new-tokens (\d+)", said)), "what would fit is said"
+    assert command("--max-new-tokens", found[1], "--dry-run", model="./short") == 0
+    rows = [{"question": f"{i} + 1?" + " again" * (20 * (i == 5)), "solution": "so", "answer": "1"} for i in range(8)]
+    Path("mixed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mixed = ["--problems", "mixed.jsonl", "--eval-problems", "0", "--dry-run"]
+    assert command(*mixed, model="./short") == 3
+    said = message(capsys)
+    assert "drops such problems (12 %)" in said
+    limit = re.search(r"--max-prompt-tokens (\d+)", said)
+    assert command(*mixed, "--max-prompt-tokens", limit[1], model="./short") == 0
+    build_tiny(tmp_path / "tiny", max_position_embeddings=300)
+    assert command(model="./tiny") == 3
+    assert "leave no room for a completion" in message(capsys)
     assert command("--max-prompt-tokens", "100", model="./short") == 3
     assert "drops every problem" in message(capsys)
 

@@ -108,6 +108,11 @@ def _fits(engine: Engine, recipe: Recipe, prompts: Sequence[Shown]) -> Finding:
         cap = min(cap, max(len(engine.tokenizer(text)["input_ids"]) for text in texts) + 1)
     longest = max(map(_longest, prompts))
     budget = engine.max_length - cap
+    if longest >= engine.max_length and budget < min(map(_longest, prompts)):
+        raise InputError(
+            f"prompts of {longest} tokens leave no room for a completion: the model takes {engine.max_length}. "
+            "Nothing was cut. Give shorter problems, or a model with a longer context."
+        )
     if budget < min(map(_longest, prompts)):
         raise InputError(
             f"prompts of up to {longest} tokens and completions of {cap} exceed the {engine.max_length} this model "
