@@ -16,42 +16,42 @@ from torch import Tensor
 from workbench.divergence import layouts
 from workbench.divergence.family import EntryClipped
 from workbench.divergence.layouts import Block, Gradients, Sink, Tiles
-from workbench.divergence.loss import Found, Request, part_weights, statistics, token_numbers
+from workbench.divergence.loss import Call, Found, part_weights, statistics, token_numbers
 from workbench.divergence.pair import Coefficient, Pair, exp_
 
 
 class Chunk:
-    """A chunk at work. `request` holds the chunk's rows only; `rows` says which of the call's they are."""
+    """A chunk at work. `call` holds the chunk's rows only; `rows` says which of the call's they are."""
 
-    def __init__(self, request: Request, tiles: Tiles, gradients: Gradients, rows: slice) -> None:
+    def __init__(self, call: Call, tiles: Tiles, gradients: Gradients, rows: slice) -> None:
         """Project both roles; the teacher first, because it may borrow the student's tile."""
-        self.request, self.gradients, self.rows = request, gradients, rows
-        kind = layouts.layout_for(request.student.hidden.device)
-        self.layout = kind(request.student, request.rows.ids, tiles)
-        entropy = request.options.entropies
-        teacher = request.teacher
+        self.call, self.gradients, self.rows = call, gradients, rows
+        kind = layouts.layout_for(call.student.hidden.device)
+        self.layout = kind(call.student, call.rows.ids, tiles)
+        entropy = call.options.entropies
+        teacher = call.teacher
         self.teacher = None if teacher is None else self.layout.scan(teacher, "teacher", entropy)
-        self.student = self.layout.scan(request.student, "student", entropy)
+        self.student = self.layout.scan(call.student, "student", entropy)
         self.stats = statistics(
-            request.rows,
+            call.rows,
             (self.student.logp, self.student.entropy),
             (None, None) if self.teacher is None else (self.teacher.logp, self.teacher.entropy),
         )
-        self.compared = [(k, p.divergence) for k, p in enumerate(request.parts) if p.divergence is not None]
-        self.distances = self.student.normaliser.new_zeros(len(request.parts), self.layout.n)
+        self.compared = [(k, p.divergence) for k, p in enumerate(call.parts) if p.divergence is not None]
+        self.distances = self.student.normaliser.new_zeros(len(call.parts), self.layout.n)
         self.centres = torch.zeros_like(self.distances)
         like = self.student.normaliser
         self.alignments = [Alignment(d, like) for _, d in self.compared if isinstance(d, EntryClipped)]
 
     def run(self) -> Found:
         """Steps 2 to 4; step 3 joins step 4 where no gradient waits for it."""
-        weights, measured = part_weights(self.request, self.stats), self._measured_with_gradient()
+        weights, measured = part_weights(self.call, self.stats), self._measured_with_gradient()
         scales = self._sampled(weights)
         if self.compared and not measured:
             for block in self.layout.blocks():
                 self._measure(self._pair(block), block)
         values = self._clip(scales)
-        if self.gradients.wanted and self.request.parts:
+        if self.gradients.wanted and self.call.parts:
             self._gradient(scales, measured)
         turned = torch.stack([a.turned() for a in self.alignments]).any(0) if self.alignments else None
         return Found(self.distances if measured else values, weights, self.stats, turned)
@@ -59,7 +59,7 @@ class Chunk:
     def _sampled(self, weights: Tensor) -> Tensor:
         """What multiplies each part's gradient (K, n); values of sampled parts; every c that is known beforehand."""
         scales = weights.clone()
-        for k, part in enumerate(self.request.parts):
+        for k, part in enumerate(self.call.parts):
             if part.sampled is not None:
                 advantage = token_numbers(part.sampled, self.stats, "sampled")
                 self.distances[k] = -advantage * self.stats.student_logp
@@ -71,7 +71,7 @@ class Chunk:
     def _clip(self, scales: Tensor) -> Tensor:
         """Values (K, n) below their ceilings; no gradient where one binds."""
         values = self.distances.clone()
-        for k, part in enumerate(self.request.parts):
+        for k, part in enumerate(self.call.parts):
             if part.token_clip is not None:
                 scales[k] *= values[k] <= part.token_clip
                 values[k].clamp_(max=part.token_clip)
@@ -80,7 +80,7 @@ class Chunk:
     def _measured_with_gradient(self) -> bool:
         """Whether every c is known beforehand and no value decides about a gradient."""
         fixed = all(divergence.centre is not None for _, divergence in self.compared)
-        return self.gradients.wanted and fixed and all(part.token_clip is None for part in self.request.parts)
+        return self.gradients.wanted and fixed and all(part.token_clip is None for part in self.call.parts)
 
     def _pair(self, block: Block) -> Pair:
         assert self.teacher is not None
@@ -104,9 +104,9 @@ class Chunk:
 
     def _gradient(self, scales: Tensor, measure: bool) -> None:
         """Step 4. With one part, what multiplies its rows stays out of the blocks altogether."""
-        alone = len(self.request.parts) == 1
+        alone = len(self.call.parts) == 1
         ones = torch.ones_like(scales) if alone else scales
-        sampled = [k for k, part in enumerate(self.request.parts) if part.sampled is not None]
+        sampled = [k for k, part in enumerate(self.call.parts) if part.sampled is not None]
         sink = Sink(self.gradients, self.rows, scales[0] if alone else None)
         centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0)
         for block in self.layout.blocks():

@@ -198,7 +198,7 @@ class EntryClipped(Divergence):
 
     With K the entries below the ceiling: A and B are zero outside K and c runs over K, which is autograd's gradient.
     It is *not* a divergence: with ForwardKL it can be negative, and where the ceiling binds at the token the teacher
-    prefers, its pull is gone and the gradient may point away from the teacher (self-distillation.md, A1 pitfall 1);
+    prefers, its pull is gone and the gradient may point away from the teacher (OPSD's issues 2 and 24);
     `fused_loss` reports those tokens as `turned`. UsageError unless ceiling > 0 (inf clips nothing).
     """
 

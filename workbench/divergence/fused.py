@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from workbench.divergence.chunks import Chunk
 from workbench.divergence.layouts import CPU_CHUNK, GPU_TILE_BYTES, Gradients, Tiles
-from workbench.divergence.loss import Found, Loss, Options, Part, Request, Scored, TokenRows, assemble
+from workbench.divergence.loss import Call, Found, Loss, Options, Part, Scored, TokenRows, assemble
 from workbench.errors import UsageError
 
 
@@ -46,15 +46,15 @@ def fused_loss(
         UsageError: (a ValueError) for shapes that do not fit, a comparison without teacher, or a `term` part, which
             needs `generic_loss`.
     """
-    request = Request(student, teacher, rows, parts, options or Options()).checked()
+    call = Call(student, teacher, rows, parts, options or Options()).checked()
     if any(part.term is not None for part in parts):
         raise UsageError("fused_loss got a `term` part. Its gradient has no closed form here. Use generic_loss.")
-    wanted = request.options.grad and torch.is_grad_enabled()
+    wanted = call.options.grad and torch.is_grad_enabled()
     with torch.no_grad():
-        live = request.live()
-        work = request if live is None else request.take(live)
-        gradients = _room(request, len(work.rows.ids)) if wanted else Gradients()
-        out = assemble(request, live, _compute(work, gradients))
+        live = call.live()
+        work = call if live is None else call.take(live)
+        gradients = _room(call, len(work.rows.ids)) if wanted else Gradients()
+        out = assemble(call, live, _compute(work, gradients))
         if live is not None and gradients.hidden is not None:
             whole = gradients.hidden.new_zeros(student.hidden.shape)
             gradients.hidden = whole.index_copy_(0, live, gradients.hidden)
@@ -94,30 +94,30 @@ class _Formed(torch.autograd.Function):
         )
 
 
-def _room(request: Request, n: int) -> Gradients:
+def _room(call: Call, n: int) -> Gradients:
     """Accumulators for what requires grad, hidden states of n rows."""
-    hidden, head = request.student.hidden, request.student.head
+    hidden, head = call.student.hidden, call.student.head
 
     def room(x: Tensor | None, *shape: int) -> Tensor | None:
-        return x.new_zeros(shape, dtype=request.dtype) if x is not None and x.requires_grad else None
+        return x.new_zeros(shape, dtype=call.dtype) if x is not None and x.requires_grad else None
 
     v, h = head.weight.shape
     return Gradients(room(hidden, n, h), room(head.weight, v, h), room(head.bias, v))
 
 
-def _compute(request: Request, gradients: Gradients) -> list[Found]:
+def _compute(call: Call, gradients: Gradients) -> list[Found]:
     """All chunks, through one pair of tiles."""
-    vocabulary = len(request.student.head.weight)
-    chunks = request.chunks(request.options.chunk or _chunk(request))
+    vocabulary = len(call.student.head.weight)
+    chunks = call.chunks(call.options.chunk or _chunk(call))
     longest = max((rows.stop - rows.start for rows in chunks), default=0)
-    compares = any(part.divergence is not None for part in request.parts)
-    tiles = Tiles(longest * vocabulary, request.student.hidden, request.dtype, compares)
-    return [Chunk(request.take(rows), tiles, gradients, rows).run() for rows in chunks]
+    compares = any(part.divergence is not None for part in call.parts)
+    tiles = Tiles(longest * vocabulary, call.student.hidden, call.dtype, compares)
+    return [Chunk(call.take(rows), tiles, gradients, rows).run() for rows in chunks]
 
 
-def _chunk(request: Request) -> int:
+def _chunk(call: Call) -> int:
     """How many tokens' logits exist at once."""
-    if request.student.hidden.device.type == "cpu":
+    if call.student.hidden.device.type == "cpu":
         return CPU_CHUNK
-    tokens = GPU_TILE_BYTES // (8 * len(request.student.head.weight))
+    tokens = GPU_TILE_BYTES // (8 * len(call.student.head.weight))
     return min(4096, max(512, tokens // 128 * 128))

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from workbench.divergence.loss import (
+    Call,
     Found,
     Loss,
     Options,
     Part,
-    Request,
     Scored,
     TokenRows,
     assemble,
@@ -43,24 +43,24 @@ def generic_loss(
 
     Token functions and terms run twice a chunk and must be pure. Raises UsageError (a ValueError) as `fused_loss`.
     """
-    request = Request(student, teacher, rows, parts, options or Options()).checked()
-    live = request.live()
-    work = request if live is None else request.take(live)
+    call = Call(student, teacher, rows, parts, options or Options()).checked()
+    live = call.live()
+    work = call if live is None else call.take(live)
     head, found = student.head, list[Found]()
     # Zero, and of everything that wants a gradient: no row may be alive.
     anchors = [x for x in (student.hidden, head.weight, head.bias) if x is not None]
-    total = torch.stack([x[:0].sum(dtype=request.dtype) for x in anchors]).sum()
-    with torch.set_grad_enabled(request.options.grad and torch.is_grad_enabled()):
-        for index in work.chunks(request.options.chunk or CHUNK):
+    total = torch.stack([x[:0].sum(dtype=call.dtype) for x in anchors]).sum()
+    with torch.set_grad_enabled(call.options.grad and torch.is_grad_enabled()):
+        for index in work.chunks(call.options.chunk or CHUNK):
             chunk = work.take(index)
             values = checkpoint(_values, chunk, chunk.student.hidden, use_reentrant=False)
             total = total + (values[0] * values[1]).sum()
             found.append(_found(chunk, values))
-    out = assemble(request, live, found)
+    out = assemble(call, live, found)
     return replace(out, loss=total) if total.requires_grad else out
 
 
-def _values(chunk: Request, hidden: Tensor) -> tuple[Tensor, ...]:
+def _values(chunk: Call, hidden: Tensor) -> tuple[Tensor, ...]:
     """Values and weights (K, n) and the statistics, flat, because a checkpoint returns tensors."""
     logp = chunk.student.head.logits(hidden.to(chunk.dtype)).log_softmax(-1)
     teacher = None
@@ -84,7 +84,7 @@ def _known(logp: Tensor | None, ids: Tensor, entropy: bool) -> tuple[Tensor | No
     return target, torch.special.entr(logp.exp()).sum(-1) if entropy else None
 
 
-def _found(chunk: Request, values: Sequence[Tensor]) -> Found:
+def _found(chunk: Call, values: Sequence[Tensor]) -> Found:
     """The flat results by name."""
     rest = list(values[2:])
     asked = [True, chunk.options.entropies] * (1 if chunk.teacher is None else 2) + [False] * 2

@@ -123,7 +123,7 @@ class Loss:
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class Call:
     """A call: what every path starts from."""
 
     student: Scored
@@ -132,7 +132,7 @@ class Request:
     parts: Sequence[Part]
     options: Options = field(default_factory=Options)
 
-    def checked(self) -> Request:
+    def checked(self) -> Call:
         """Itself, or UsageError (a ValueError) for shapes and combinations that cannot be computed."""
         n, (v, h) = len(self.rows.ids), self.student.head.weight.shape
         if self.student.hidden.shape != (n, h):
@@ -156,7 +156,7 @@ class Request:
             raise UsageError(f"Token ids must lie in 0..{v - 1}. The head has no other rows. Check the tokenizer.")
         return self
 
-    def take(self, index: Tensor | slice) -> Request:
+    def take(self, index: Tensor | slice) -> Call:
         """The call restricted to some rows."""
         teacher = self.teacher
         return replace(
@@ -222,23 +222,23 @@ def token_numbers(function: TokenFunction, stats: TokenStats, name: str) -> Tens
     return numbers.to(stats.student_logp)
 
 
-def part_weights(request: Request, stats: TokenStats) -> Tensor:
+def part_weights(call: Call, stats: TokenStats) -> Tensor:
     """(K, n): each part's weight times the common token weight."""
     like = stats.student_logp
-    if not request.parts:
+    if not call.parts:
         return like.new_zeros(0, len(like))
-    weights = torch.stack([part.weight.detach().to(like.dtype) for part in request.parts])
-    if request.options.token_weight is None:
+    weights = torch.stack([part.weight.detach().to(like.dtype) for part in call.parts])
+    if call.options.token_weight is None:
         return weights
-    return weights * token_numbers(request.options.token_weight, stats, "token_weight")
+    return weights * token_numbers(call.options.token_weight, stats, "token_weight")
 
 
-def assemble(request: Request, live: Tensor | None, found: Sequence[Found]) -> Loss:
+def assemble(call: Call, live: Tensor | None, found: Sequence[Found]) -> Loss:
     """The chunks side by side, and the rows that were not computed: values 0, statistics NaN."""
-    n, like = len(request.rows.ids), request.student.hidden.detach()
+    n, like = len(call.rows.ids), call.student.hidden.detach()
 
     def whole(chunks: Sequence[Tensor], fill: float, shape: tuple[int, ...] = (n,)) -> Tensor:
-        joined = torch.cat(list(chunks), -1) if chunks else like.new_zeros(*shape[:-1], 0, dtype=request.dtype)
+        joined = torch.cat(list(chunks), -1) if chunks else like.new_zeros(*shape[:-1], 0, dtype=call.dtype)
         if live is None:
             return joined
         return joined.new_full(shape, fill).index_copy_(-1, live, joined)
@@ -246,16 +246,16 @@ def assemble(request: Request, live: Tensor | None, found: Sequence[Found]) -> L
     def scored(name: str, asked: bool) -> Tensor | None:
         return whole([getattr(f.stats, name) for f in found], torch.nan) if asked else None
 
-    shape, teacher, entropies = (len(request.parts), n), request.teacher is not None, request.options.entropies
+    shape, teacher, entropies = (len(call.parts), n), call.teacher is not None, call.options.entropies
     values = whole([f.values for f in found], 0.0, shape)
     weights = whole([f.weights for f in found], 0.0, shape)
     stats = statistics(
-        request.rows,
+        call.rows,
         (scored("student_logp", True), scored("student_entropy", entropies)),
         (scored("teacher_logp", teacher), scored("teacher_entropy", teacher and entropies)),
     )
     turned = [f.turned for f in found if f.turned is not None]
-    loss = (values * weights).sum(dtype=torch.float64).to(request.dtype)
+    loss = (values * weights).sum(dtype=torch.float64).to(call.dtype)
     return Loss(loss, values, weights, stats, whole(turned, 0.0) if turned else None)
 
 
