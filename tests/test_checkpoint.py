@@ -183,7 +183,7 @@ def test_nothing_here_reads_or_writes_a_pickle() -> None:
 def test_the_room_loads_without_torch() -> None:
     code = (
         "import sys\n"
-        "from workbench.train import checkpoint, interrupts, reporting, run_directory, statistics, terminal\n"
+        "from workbench.train import checkpoint, interrupts, reporting, run_directory, intervals, terminal\n"
         "sys.exit('torch' in sys.modules or 'rich' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
