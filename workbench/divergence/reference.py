@@ -31,7 +31,7 @@ def reference_loss(
         with torch.no_grad():
             logp_t = teacher.head.logits(teacher.hidden.double()).log_softmax(-1)
     stats = _statistics(rows, logp_s.detach(), logp_t)
-    factor = torch.ones(len(rows.ids), dtype=torch.float64)
+    factor = torch.ones_like(stats.student_logp)
     if options.token_weight is not None:
         factor = options.token_weight(stats).detach().double()
     values, weights = [], []
