@@ -161,6 +161,36 @@ def test_existing_directory_is_refused_with_the_ways_on(command, capsys) -> None
     assert command("--name", "b", "--steps", "1", "--fork", "runs/a") == 0
 
 
+def test_forked_run_is_resumed_from_its_own_initial_weights(command) -> None:
+    assert command("--name", "a", "--steps", "1") == 0
+    assert command("--name", "b", "--steps", "2", "--fork", "runs/a") == 0
+    assert command("--name", "c", "--steps", "1", "--fork", "runs/a") == 0
+    assert command("--name", "c", "--steps", "2", "--resume") == 0
+    assert status("b")["weights_sha256"] == status("c")["weights_sha256"]
+
+
+def test_adapter_of_an_adapter_is_exported_with_everything_it_learnt(command) -> None:
+    """Forking a LoRA run merges its adapter; the new adapter alone would name a base without it."""
+    lora = ["--adapter", "lora:r=4,alpha=8", "--steps", "1"]
+    assert command("--name", "a", *lora) == 0
+    assert command("--name", "b", *lora, "--fork", "runs/a") == 0, "the folder read back gives the logits of memory"
+    assert Path("runs/b/final/config.json").is_file()
+
+
+def test_lora_run_with_a_moving_teacher_resumes_to_the_same_weights(command) -> None:
+    more = ["--recipe", "opsdc", "--adapter", "lora:r=4,alpha=8", "--set", "refresh.every=1"]
+    assert command("--name", "a", "--steps", "3", *more) == 0
+    assert command("--name", "b", "--steps", "2", *more) == 0
+    assert command("--name", "b", "--steps", "3", "--resume", *more) == 0
+    assert status("a")["weights_sha256"] == status("b")["weights_sha256"]
+
+
+def test_batch_larger_than_the_set_is_made_smaller(command, capsys) -> None:
+    assert command("--name", "a", "--steps", "1", "--batch", "50") == 0
+    assert "batch 12: there are no more problems" in capsys.readouterr().err
+    assert len(read_jsonl(Path("runs/a/rollouts.jsonl"))) == 12
+
+
 def test_resume_refuses_what_would_be_another_run(command, capsys) -> None:
     assert command("--name", "a", "--steps", "1") == 0
     assert command("--name", "a", "--steps", "2", "--resume", "--lr", "2e-3") == 2

@@ -264,6 +264,39 @@ def test_training_moves_the_student_towards_the_teacher(tiny) -> None:
     assert values[-1] < 0.7 * values[0]
 
 
+def test_a_token_weight_may_read_entropies(tiny) -> None:
+    @dataclass(frozen=True)
+    class Sure:
+        """Only tokens at which the student's entropy is below `most` count."""
+
+        most: float
+        entropies: ClassVar[bool] = True
+
+        def __call__(self, stats):
+            return (stats.student_entropy < self.most).to(stats.student_entropy.dtype)
+
+    engine = tiny()
+    groups = drawn(engine, recipe())
+    whole, _ = gradient(engine, recipe(), groups)
+    assert gradient(engine, recipe(token_weight=Sure(1e9)), groups)[0] == pytest.approx(whole)
+    assert gradient(engine, recipe(token_weight=Sure(-1.0)), groups)[0] == 0.0
+
+
+def test_scoring_without_gradients_keeps_no_graph(tiny) -> None:
+    engine = tiny()
+    with torch.no_grad():
+        assert not engine.score("student", [(1, 2)], [(3,)]).requires_grad
+
+
+def test_cpu_memory_that_really_runs_out_is_recognised() -> None:
+    from workbench.engine.engine import out_of_memory
+
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**52, dtype=torch.uint8)
+    assert out_of_memory(error.value)
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+
+
 def test_report_counts_what_the_step_did(tiny) -> None:
     engine, chosen = tiny(), recipe()
     report = train_step(chosen, State(engine, Clock(0, 2)), PROBLEMS, verify)
