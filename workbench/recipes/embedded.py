@@ -64,7 +64,7 @@ def _brief(recipe: Recipe) -> Setting:
         student=question,
         teacher=concise,
         prompt_only=concise,
-        sampling=Sampling(max_new_tokens=80, temperature=1.0, top_p=0.6),
+        sampling=Sampling(max_new_tokens=80, temperature=1.0),
         optimizer=_OPTIMIZER,
         batch=16,
     )
