@@ -595,11 +595,10 @@ def test_a_forked_worker_does_not_hold_its_dead_parent_s_lock(tmp_path: Path) ->
         from pathlib import Path
         from workbench.train.interrupts import lock
         with lock(Path(sys.argv[1])):
-            worker = os.fork()
-            if worker == 0:
+            if os.fork() == 0:
+                # The worker names itself: by then it has run what Python does in a child after a fork.
+                os.write(1, b"%d\\n" % os.getpid())
                 os.close(1)
-                time.sleep(60)
-            print(worker, flush=True)
             time.sleep(60)
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
