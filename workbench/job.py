@@ -103,7 +103,13 @@ class Job:
             self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine))
         held_out = self._record_divergence(engine)
         before = self._before(engine, held_out)
-        state = State(engine, Clock(0, self.planned.steps), config.seed, self.stopped)
+        state = State(
+            engine,
+            Clock(0, self.planned.steps),
+            config.seed,
+            held_out=self.planned.held_out,
+            stopped=self.stopped,
+        )
         recorder = self._recorder(state)
         if saved is not None:
             self._restore(saved, state, recorder)
@@ -129,7 +135,7 @@ class Job:
     def _restore(self, saved: checkpoint.Checkpoint, state: State, recorder: Recorder) -> None:
         assert self.directory is not None
         snapshot.restore(state.engine, self.planned.recipe, saved)
-        state.clock = Clock(saved.step, self.planned.steps)
+        state.recall(saved.step, saved.state, self.planned.train)
         recorder.resumed(saved)
         for note in self.directory.truncate_to(saved.state["offsets"]):
             self.reporter.note(note)

@@ -3,8 +3,8 @@
     L = E_{y ~ pi_mix} [ sum_t w_t * D_f( p_T(.|c_T, y_<t) || p_theta(.|c_S, y_<t) ) ]  +  reward and text terms
 
 Who sees what: `student`, `teacher`. Whose weights teach: `refresh`. Who writes: `rollouts`. What is compared:
-`terms`. Where does it count: `advantage`, `gates`, `token_weight`, `curriculum`. A recipe that constructs is a recipe
-that runs: whatever can be known to fail is refused here.
+`terms`. Where does it count: `advantage`, `gates`, `plans`, `token_weight`, `curriculum`. A recipe that constructs is
+a recipe that runs: whatever can be known to fail is refused here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from workbench.parts.advantages import Advantage, group_centred
 from workbench.parts.contexts import question, required
 from workbench.parts.curricula import Curriculum, Shuffled
 from workbench.parts.gates import Gate
+from workbench.parts.measures import Measure
+from workbench.parts.plans import Asked, Plan
 from workbench.parts.refresh import FROZEN
-from workbench.parts.schedules import Clock, Scalar, resolve
+from workbench.parts.schedules import Adaptive, Clock, Memory, Scalar, adaptive, resolve
 from workbench.parts.terms import Term
 from workbench.parts.weights import TokenWeight
-from workbench.parts.writers import FromDataset, Mixture, OnPolicy, Writer
+from workbench.parts.writers import OnPolicy, Writer
 from workbench.records import Context, Refresh, Sampling
 
 
@@ -57,9 +59,12 @@ class Recipe:
     rollouts: Writer = field(default_factory=OnPolicy)
     advantage: Advantage = group_centred
     gates: tuple[Gate, ...] = ()
+    plans: tuple[Plan, ...] = ()
+    """What takes a first reading of the whole step: advantages along a completion, which tokens count (ADR 11)."""
     token_weight: TokenWeight | None = None
     curriculum: Curriculum = field(default_factory=Shuffled)
-    reduction: Literal["token", "sequence"] = "token"
+    reduction: Literal["token", "sequence", "sum"] = "token"
+    """What a term is divided by: the step's tokens; each sequence's tokens, then the sequences; or nothing."""
     sampling: Sampling = field(default_factory=Sampling)
     """Also the temperature at which both roles are scored: a divergence compares what would be sampled."""
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -80,12 +85,12 @@ class Recipe:
             raise RecipeError(f"recipe '{self.name}': the teacher writes, but `teacher` is None. Give it a context.")
         for term in self.terms:
             kind = type(term).__name__
-            if "teacher" in term.needs and self.teacher is None:
+            if {"teacher", "teacher_logp"} & term.needs and self.teacher is None:
                 raise RecipeError(
                     f"recipe '{self.name}': {kind} compares with a teacher, but `teacher` is None. Give the teacher a "
                     "context (e.g. with_solution), or use CrossEntropy to learn from text alone."
                 )
-            if "behaviour" in term.needs and "dataset" in authors:
+            if "behaviour" in term.needs and "dataset" in authors & term.where.authors:
                 raise RecipeError(
                     f"recipe '{self.name}': {kind} needs the writer's log-probs, and a data set has none. "
                     "Use OnPolicy, or a term without importance weights."
@@ -99,9 +104,14 @@ class Recipe:
 
     def _check_numbers(self) -> None:
         s = self.sampling
+        if self.plans and self.teacher is None:
+            raise RecipeError(
+                f"recipe '{self.name}': plans read what the teacher thinks, but `teacher` is None. "
+                "Give the teacher a context, or leave `plans` empty."
+            )
         if s.temperature <= 0:
             raise RecipeError(f"recipe '{self.name}': temperature 0 has no distribution to compare at. Use > 0.")
-        if s.max_new_tokens < 1 or not 0 < s.top_p <= 1 or s.top_k < 0:
+        if (isinstance(s.max_new_tokens, int) and s.max_new_tokens < 1) or not 0 < s.top_p <= 1 or s.top_k < 0:
             raise RecipeError(
                 f"recipe '{self.name}': {s} draws nothing. max_new_tokens is 1 or more, top_p above 0 and up to 1, "
                 "top_k 0 or more."
@@ -113,21 +123,46 @@ class Recipe:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term compares with a teacher."""
-        return any("teacher" in term.needs for term in self.terms)
+        """Whether a teacher scores at all."""
+        return bool(self.plans) or any({"teacher", "teacher_logp"} & term.needs for term in self.terms)
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything looks at the teacher's whole distribution, not only at the token that was written."""
+        asks = any(plan.measures or "entropies" in plan.asks for plan in self.plans)
+        weights = [w for w in (self.token_weight, *(term.token_weight for term in self.terms)) if w is not None]
+        return asks or any("teacher" in t.needs for t in self.terms) or any(w.entropies for w in weights)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a third role scores."""
+        return "reference" in self.asked
+
+    @property
+    def asked(self) -> frozenset[Asked]:
+        """What the first reading must hold."""
+        return frozenset(asked for plan in self.plans for asked in plan.asks)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the first reading must measure, each once."""
+        return tuple(dict.fromkeys(measure for plan in self.plans for measure in plan.measures))
+
+    @property
+    def adaptive(self) -> tuple[Adaptive, ...]:
+        """Every schedule that follows what training measures."""
+        return tuple(adaptive(self))
 
     @property
     def requires(self) -> frozenset[str]:
         """The fields every problem must have: those some role cannot be built without, and those trained on."""
         shown = required(self.student) | (required(self.teacher) if self.teacher else frozenset())
-        text = isinstance(self.rollouts, FromDataset) or (
-            isinstance(self.rollouts, Mixture) and self.rollouts.dataset > 0
-        )
-        return shown | ({"solution"} if text else frozenset())
+        validated = any(schedule.validates for schedule in self.adaptive)
+        return shown | ({"solution"} if "dataset" in self.rollouts.authors or validated else frozenset())
 
-    def at(self, clock: Clock) -> Recipe:
+    def at(self, clock: Clock, memory: Memory | None = None) -> Recipe:
         """The recipe with every schedule replaced by its value at `clock`, warm-up included."""
-        now = resolve(self, clock)
+        now = resolve(self, clock, memory)
         share = min(1.0, (clock.step + 1) / (now.optimizer.warmup_steps + 1))
         if share == 1.0:
             return now
@@ -137,6 +172,8 @@ class Recipe:
     def describe(self) -> str:
         """The five answers as text: what a run records and what `--resume` compares."""
         weights = {0: "the initial policy, frozen"}.get(self.refresh.every, f"{self.refresh}")
+        if self.refresh.external:
+            weights = "another model's, given by --teacher"
         if self.refresh == Refresh(1, 1.0):
             weights = "the student itself, live"
         gates = " then ".join(map(repr, self.gates)) or "every rollout"
@@ -147,7 +184,8 @@ class Recipe:
             ("what is compared", " + ".join(map(repr, self.terms)) + f", mean over each {self.reduction}"),
             (
                 "where it counts",
-                f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}",
+                f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}"
+                + "".join(f"; then {plan!r}" for plan in self.plans),
             ),
             ("optimizer", f"{self.optimizer!r}, batch {self.batch}, {self.adapter or 'all weights'}"),
         ]

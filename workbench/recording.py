@@ -84,7 +84,11 @@ class Recorder:
         """A checkpoint of the state as it is now."""
         step = self.state.clock.step
         self.directory.status("saving", step)
-        extra = {"offsets": self.directory.offsets(), "alarms": self.alarms.state_dict()}
+        extra = {
+            "offsets": self.directory.offsets(),
+            "alarms": self.alarms.state_dict(),
+            **self.state.remembered(),
+        }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
         self.directory.status("training", step)
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Author = Literal["student", "teacher", "dataset"]
-Role = Literal["student", "teacher"]
+Role = Literal["student", "teacher", "reference"]
+"""`reference`: the initial student, or a third model; scored only where a recipe asks."""
 StopReason = Literal["stop", "length", "cancelled"]
 """`stop`: the completion ends with an end token of its author; `length`: it was cut; `cancelled`: the user stopped."""
 
@@ -132,6 +133,9 @@ class Request:
     index: int = 0
     seed: tuple[int, ...] = (0,)
     """Everything the random draws of this completion depend on, beside the problem id and `index`."""
+    teacher_share: float = 0.0
+    """Above 0 every token is drawn from a mixture with the teacher, who reads `teacher_context`."""
+    teacher_context: Context | None = None
 
 
 class Generator(Protocol):
@@ -184,6 +188,8 @@ class Refresh:
 
     every: int
     rate: float
+    external: bool = False
+    """Another model teaches, whatever the student does."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot mean anything. Raises ValueError."""

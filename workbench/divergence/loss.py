@@ -81,6 +81,8 @@ class Part:
     """(n,) by autograd from both whole distributions; only `generic_loss` and `reference_loss` take it."""
     token_clip: float | None = None
     """value_i = min(value_i, token_clip); no gradient where it binds."""
+    gate: TokenFunction | None = None
+    """One factor (n,) for this part alone, as `Options.token_weight` is for all."""
 
     def __post_init__(self) -> None:
         """Refuse a part that says two things or none. Raises UsageError (a ValueError)."""
@@ -227,10 +229,15 @@ def part_weights(call: Call, stats: TokenStats) -> Tensor:
     like = stats.student_logp
     if not call.parts:
         return like.new_zeros(0, len(like))
-    weights = torch.stack([part.weight.detach().to(like.dtype) for part in call.parts])
+    weights = torch.stack([_own_weight(part, stats) for part in call.parts])
     if call.options.token_weight is None:
         return weights
     return weights * token_numbers(call.options.token_weight, stats, "token_weight")
+
+
+def _own_weight(part: Part, stats: TokenStats) -> Tensor:
+    weight = part.weight.detach().to(stats.student_logp.dtype)
+    return weight if part.gate is None else weight * token_numbers(part.gate, stats, "gate")
 
 
 def assemble(call: Call, live: Tensor | None, found: Sequence[Found]) -> Loss:

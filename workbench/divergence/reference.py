@@ -38,7 +38,8 @@ def reference_loss(
     for part in parts:
         value = _value(part, Tokens(stats, logp_s, logp_t))
         values.append(value if part.token_clip is None else value.clamp(max=part.token_clip))
-        weights.append(part.weight.detach().double() * factor)
+        own = factor if part.gate is None else factor * part.gate(stats).detach().double()
+        weights.append(part.weight.detach().double() * own)
     value_rows = torch.stack(values) if values else factor.new_zeros(0, len(factor))
     weight_rows = torch.stack(weights) if weights else factor.new_zeros(0, len(factor))
     turned = [_turned(p.divergence, logp_t, logp_s) for p in parts if isinstance(p.divergence, EntryClipped)]

@@ -142,6 +142,10 @@ class Engine:
         kept = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
         return str(self.tokenizer.decode(list(kept), skip_special_tokens=False))
 
+    def token_text(self, token: int) -> str:
+        """One token alone, as text."""
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """Each problem's solution with the end token the chat template uses. Raises InputError where there is none."""
         rollouts = []

@@ -1,4 +1,4 @@
-"""Whose weights teach, when teacher and student are one checkpoint."""
+"""Whose weights teach: how the teacher follows when it is the student's own checkpoint, or that it is another model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ FROZEN = Refresh(every=0, rate=0.0)
 """The initial policy, for ever."""
 LIVE = Refresh(every=1, rate=1.0)
 """The student itself, as of now; no second copy is kept."""
+EXTERNAL = Refresh(every=0, rate=0.0, external=True)
+"""Another model, given by `--teacher`."""
 
 
 def ema(decay: float) -> Refresh:

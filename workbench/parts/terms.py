@@ -7,6 +7,7 @@ gradient where the logits live if the description says how; a part that is only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 import torch
 
 from workbench.divergence import Divergence, Part, Transform
+from workbench.errors import RecipeError
 from workbench.parts.schedules import Scalar
+from workbench.parts.weights import TokenWeight
 from workbench.records import Author, Judged, Tokens, TokenStats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["teacher", "behaviour", "advantage"]
+Need = Literal["teacher", "teacher_logp", "behaviour", "advantage"]
+"""`teacher`: its whole distribution; `teacher_logp`: only how likely it finds the token that was written."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,18 @@ class Where:
 anyone = Where(frozenset({"student", "teacher", "dataset"}))
 by_student = Where(frozenset({"student"}))
 by_teacher = Where(frozenset({"teacher"}))
+by_dataset = Where(frozenset({"dataset"}))
+by_student_or_dataset = Where(frozenset({"student", "dataset"}))
+by_teacher_or_dataset = Where(frozenset({"teacher", "dataset"}))
 
 
 class Term(Protocol):
     """One summand: coef / N_k * sum_t w_t term(t), N_k the step's tokens the term applies to."""
 
-    needs: ClassVar[frozenset[Need]]
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What must be known of a token."""
+        ...
 
     @property
     def coef(self) -> Scalar:
@@ -56,6 +66,11 @@ class Term(Protocol):
     @property
     def where(self) -> Where:
         """Which rollouts it counts."""
+        ...
+
+    @property
+    def token_weight(self) -> TokenWeight | None:
+        """Where along a completion this term counts, beside the recipe's own weight; None everywhere."""
         ...
 
     def __call__(self, tokens: Tokens) -> Tensor:
@@ -80,6 +95,7 @@ class Distill:
     where: Where = anyone
     transforms: tuple[Transform, ...] = ()
     token_clip: float | None = None
+    token_weight: TokenWeight | None = None
     needs: ClassVar[frozenset[Need]] = frozenset({"teacher"})
 
     def __call__(self, tokens: Tokens) -> Tensor:
@@ -94,16 +110,20 @@ class Distill:
     def part(self, weight: Tensor) -> Part:
         """Generic with transforms: those change the vocabulary itself."""
         if self.transforms:
-            return Part(weight=weight, term=self)
-        return Part(weight=weight, divergence=self.divergence, token_clip=self.token_clip)
+            return Part(weight=weight, term=self, gate=self.token_weight)
+        return Part(weight=weight, divergence=self.divergence, token_clip=self.token_clip, gate=self.token_weight)
 
 
 @dataclass(frozen=True)
 class _Sampled:
-    """-u_t log p_S(y_t) with a detached coefficient u_t: everything that looks at the sampled token alone."""
+    """-u_t log p_S(y_t) with a detached coefficient u_t: everything that looks at the sampled token alone.
+
+    The gradient is what is meant; the value shown is the surrogate's.
+    """
 
     coef: Scalar = 1.0
     where: Where = anyone
+    token_weight: TokenWeight | None = None
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def coefficient(self, stats: TokenStats) -> Tensor:
@@ -118,7 +138,7 @@ class _Sampled:
     def part(self, weight: Tensor) -> Part:
         """The fused form."""
         sampled: Callable[[TokenStats], Tensor] = self.coefficient
-        return Part(weight=weight, sampled=sampled)
+        return Part(weight=weight, sampled=sampled, gate=self.token_weight)
 
 
 @dataclass(frozen=True)
@@ -135,12 +155,12 @@ class SampledReverseKL(_Sampled):
     """-A_t log p_S(y_t), A_t = sg[log p_T(y_t) - log p_S(y_t)]: reverse KL from the sampled token alone.
 
     Averaged over y_t ~ p_S its gradient is that of KL(p_S || p_T) exactly (OPSD's sampled-token variant, Thinking
-    Machines' on-policy distillation). `clip` bounds A_t to [-clip, clip], as GATES does (its range is not
-    published; 5 is our reconstruction).
+    Machines' on-policy distillation): k1 as a reward, k2 as a loss. `clip` bounds A_t to [-clip, clip], as GATES does
+    (its range is not published; 5 is our reconstruction).
     """
 
     clip: float | None = None
-    needs: ClassVar[frozenset[Need]] = frozenset({"teacher"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"teacher_logp"})
 
     def coefficient(self, stats: TokenStats) -> Tensor:
         """u_t = A_t."""
@@ -150,12 +170,58 @@ class SampledReverseKL(_Sampled):
 
 
 @dataclass(frozen=True)
-class PolicyGradient(_Sampled):
-    """-A log p_S(y_t) with the rollout's group advantage: REINFORCE on rollouts of the current weights."""
+class SampledKL(_Sampled):
+    """An estimator of KL(p_S || p_T) from the sampled token, used as a loss. Named by the gradient it really has.
 
-    where: Where = by_student
-    needs: ClassVar[frozenset[Need]] = frozenset({"advantage"})
+    With d = log p_S - log p_T at y_t ~ p_S: "k2" = d^2 / 2 has, on average, the gradient of the *reverse* KL;
+    "k3" = e^-d - 1 + d has that of the *forward* KL. "k1" = d has gradient zero on average and is refused: as a reward
+    it is `SampledReverseKL`. Schulman's note on approximating KL; all three follow from E[grad log p_S] = 0.
+    """
+
+    estimator: Literal["k2", "k3"] = "k2"
+    needs: ClassVar[frozenset[Need]] = frozenset({"teacher_logp"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot teach. Raises RecipeError."""
+        if self.estimator not in ("k2", "k3"):
+            raise RecipeError(
+                f"SampledKL(estimator={self.estimator!r}): as a loss k1 has gradient zero on average, and no other "
+                "name is known. Use k2 (reverse KL's gradient), k3 (forward KL's), or SampledReverseKL: k1 as reward."
+            )
 
     def coefficient(self, stats: TokenStats) -> Tensor:
-        """u_t = A of the rollout."""
-        return stats.advantage
+        """u_t = log p_T - log p_S for k2, p_T / p_S - 1 for k3."""
+        assert stats.teacher_logp is not None, "a recipe with this term has a teacher"
+        ratio = stats.teacher_logp - stats.student_logp
+        return ratio if self.estimator == "k2" else torch.expm1(ratio)
+
+
+@dataclass(frozen=True)
+class PolicyGradient(_Sampled):
+    """-A_t log p_S(y_t): REINFORCE with the rollout's advantage, or the one a plan gave the token.
+
+    `correction` answers that somebody else wrote the token, rho = p_S(y_t) / p_B(y_t), p_B the behaviour's:
+    "none" takes rho as 1; "importance" multiplies by rho, cut at `ceiling` (token-level importance sampling; Thinking
+    Machines without ceiling, G-OPD at 5); "clipped" is PPO's max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), without
+    gradient where the clip binds.
+    """
+
+    where: Where = by_student
+    correction: Literal["none", "importance", "clipped"] = "none"
+    clip: float = 0.2
+    ceiling: float = math.inf
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """The writer's log-probs where rho counts."""
+        return frozenset({"advantage"} if self.correction == "none" else {"advantage", "behaviour"})
+
+    def coefficient(self, stats: TokenStats) -> Tensor:
+        """u_t = A_t, times rho where it counts."""
+        if self.correction == "none":
+            return stats.advantage
+        ratio = (stats.student_logp - stats.behaviour).exp()
+        if self.correction == "importance":
+            return stats.advantage * ratio.clamp(max=self.ceiling)
+        outside = torch.where(stats.advantage > 0, ratio > 1.0 + self.clip, ratio < 1.0 - self.clip)
+        return stats.advantage * ratio * ~outside

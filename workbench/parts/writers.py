@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Protocol
 
 from workbench.errors import RecipeError
+from workbench.parts.replay import Replay
+from workbench.parts.schedules import Linear, Scalar
 from workbench.records import Author, Context, Generator, Problem, Request, Rollout, Sampling
 
 
@@ -26,6 +28,7 @@ class Desk:
     seed: tuple[int, ...]
     """(run seed, step)."""
     stopped: Callable[[], bool]
+    replay: Replay = field(default_factory=Replay)
 
     def request(self, problem: Problem, author: Author, index: int) -> Request:
         """The request for one completion; a data set's text is read under the student's context."""
@@ -33,9 +36,18 @@ class Desk:
         assert context is not None, "Recipe refuses a writing teacher without a context"
         return Request(problem, context, author, index, self.seed)
 
+    def chance(self, name: str) -> random.Random:
+        """Random numbers that depend on the run's seed, the step and `name` alone."""
+        return random.Random(f"{self.seed}/{name}")
+
 
 class Writer(Protocol):
     """Problems -> rollouts that know their author and how likely they were when written."""
+
+    @property
+    def remembers(self) -> int:
+        """How many of the student's rollouts the run keeps for replay; 0 for most."""
+        ...
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -54,6 +66,7 @@ class Writer(Protocol):
 @dataclass(frozen=True)
 class _Sampler:
     per_problem: int = 1
+    remembers: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Refuse an empty group. Raises RecipeError."""
@@ -99,6 +112,8 @@ class ByTeacher(_Sampler):
 class FromDataset:
     """The data set's own worked solution is the completion; nothing is sampled."""
 
+    remembers: ClassVar[int] = 0
+
     @property
     def authors(self) -> frozenset[Author]:
         """The data set."""
@@ -110,11 +125,7 @@ class FromDataset:
 
     def grouped(self, per_problem: int) -> Writer:
         """There is one solution a problem. Raises RecipeError for more."""
-        if per_problem != 1:
-            raise RecipeError(
-                f"FromDataset has one text a problem, so --group {per_problem} has no meaning. Leave it out."
-            )
-        return self
+        return _ungrouped(self, per_problem)
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,7 @@ class Together:
     """Every problem by each of the writers: GATES has eight tutor rollouts and eight of the student."""
 
     writers: tuple[Writer, ...]
+    remembers: ClassVar[int] = 0
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -140,11 +152,16 @@ class Together:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Each problem by one author, drawn with the given shares: pi_mix of GKD (arXiv:2306.13649, eq. 2)."""
+    """By one author, drawn with the given shares, for each problem or for the whole batch.
+
+    pi_mix of GKD (arXiv:2306.13649, eq. 2), which draws once a batch: `per="batch"`.
+    """
 
     student: float = 0.0
     teacher: float = 0.0
     dataset: float = 0.0
+    per: Literal["problem", "batch"] = "problem"
+    remembers: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Refuse shares that are no distribution. Raises RecipeError."""
@@ -167,7 +184,8 @@ class Mixture:
         """One rollout a problem, its author drawn from (seed, step, problem)."""
         rollouts: dict[int, Rollout] = {}
         writers, shares = zip(*self._shares(), strict=True)
-        drawn = [random.Random(f"{desk.seed}/{p.id}").choices(range(3), shares)[0] for p in problems]
+        keys = [p.id if self.per == "problem" else "batch" for p in problems]
+        drawn = [random.Random(f"{desk.seed}/{key}").choices(range(3), shares)[0] for key in keys]
         for i, writer in enumerate(writers):
             chosen = [position for position, d in enumerate(drawn) if d == i]
             if chosen:
@@ -177,8 +195,94 @@ class Mixture:
 
     def grouped(self, per_problem: int) -> Writer:
         """One author a problem. Raises RecipeError for more."""
-        if per_problem != 1:
-            raise RecipeError(
-                f"Mixture draws one author a problem, so --group {per_problem} has no meaning. Leave it out."
-            )
-        return self
+        return _ungrouped(self, per_problem)
+
+
+@dataclass(frozen=True)
+class TokenMixture(_Sampler):
+    """Every token from teacher_share p_T + (1 - teacher_share) p_S. MiniLLM (arXiv:2306.08543, eq. 5), 0.2 there.
+
+    The rollout is the student's, its log-probs are the mixture's: p_S / p_B corrects what the teacher put in. Needs
+    a teacher that decodes beside the student.
+    """
+
+    teacher_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what is no mixture. Raises RecipeError."""
+        super().__post_init__()
+        if not 0.0 <= self.teacher_share <= 1.0:
+            raise RecipeError(f"TokenMixture(teacher_share={self.teacher_share}): a share lies in [0, 1].")
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """`per_problem` samples each."""
+        wanted = [desk.request(p, "student", k) for p in problems for k in range(self.per_problem)]
+        mixed = [replace(r, teacher_share=self.teacher_share, teacher_context=desk.teacher) for r in wanted]
+        return desk.generator.generate(mixed, desk.sampling, desk.stopped)
+
+
+@dataclass(frozen=True)
+class AdaptiveOffPolicy:
+    """Data set, replayed or fresh text, a batch at a time. DistiLLM (arXiv:2402.03898, section 3.2).
+
+    With u uniform in [0, 1): below `student` * `fresh`, or below `student` while the memory is not full, the student
+    writes; otherwise below `student` the batch is drawn from memory; else it is the data set's. `student` is usually
+    `ThresholdByValidation`, `fresh` falls along the run.
+    """
+
+    student: Scalar
+    fresh: Scalar = field(default_factory=lambda: Linear(1.0, 0.0))
+    remembers: int = 1000
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """The student and the data set."""
+        return frozenset({"student", "dataset"})
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """One rollout a problem; replayed ones keep the problem they were written for."""
+        assert isinstance(self.student, (int, float)), "Recipe.at has replaced schedules by numbers"
+        assert isinstance(self.fresh, (int, float)), "Recipe.at has replaced schedules by numbers"
+        chance = desk.chance("replay")
+        u = chance.random()
+        if u >= self.student:
+            return FromDataset().draw(desk, problems)
+        if u < self.student * self.fresh or len(desk.replay) < self.remembers:
+            return OnPolicy().draw(desk, problems)
+        return [desk.replay[chance.randrange(len(desk.replay))] for _ in problems]
+
+    def grouped(self, per_problem: int) -> Writer:
+        """One rollout a problem. Raises RecipeError for more."""
+        return _ungrouped(self, per_problem)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One writer, then another: which, `second` says with 0 or 1. PACED (arXiv:2603.11178): text, then rollouts."""
+
+    writers: tuple[Writer, Writer]
+    second: Scalar
+    remembers: ClassVar[int] = 0
+
+    @property
+    def authors(self) -> frozenset[Author]:
+        """Those of both stages."""
+        return frozenset(author for w in self.writers for author in w.authors)
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """The stage's."""
+        assert isinstance(self.second, (int, float)), "Recipe.at has replaced schedules by numbers"
+        return self.writers[int(self.second > 0)].draw(desk, problems)
+
+    def grouped(self, per_problem: int) -> Writer:
+        """Each stage with this group size."""
+        first, second = (w.grouped(per_problem) for w in self.writers)
+        return replace(self, writers=(first, second))
+
+
+def _ungrouped(writer: Writer, per_problem: int) -> Writer:
+    if per_problem != 1:
+        raise RecipeError(
+            f"{type(writer).__name__} writes one text a problem, so --group {per_problem} has no meaning. Leave it out."
+        )
+    return writer

@@ -68,7 +68,7 @@ def _brief(recipe: Recipe) -> Setting:
         optimizer=_OPTIMIZER,
         batch=16,
     )
-    return Setting(small, problems="sums:terms=3,maximum=9,wording=verbose", steps=10)
+    return Setting(small, problems="sums:terms=2,maximum=30,wording=verbose", steps=10)
 
 
 def _small(recipe: Recipe, tokens: int, batch: int) -> Setting:

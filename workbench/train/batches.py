@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.divergence import TokenRows
 from workbench.engine.engine import Engine
+from workbench.parts.plans import Reading
 from workbench.recipe import Recipe
 from workbench.records import Case, Judged
 
@@ -21,6 +22,8 @@ class Entry:
     judged: Judged
     student_prompt: tuple[int, ...]
     teacher_prompt: tuple[int, ...] | None
+    reading: Reading | None = None
+    """What the recipe's plans made of it; None without plans."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -63,13 +66,28 @@ def token_rows(batch: Sequence[Entry], device: torch.device) -> TokenRows:
     ids = [t for e in batch for t in e.tokens]
     position = [i for e in batch for i in range(len(e.tokens))]
     behaviour = [x for e in batch for x in (e.judged.rollout.logprobs or [float("nan")] * len(e.tokens))]
-    advantage = [e.judged.advantage for e in batch for _ in e.tokens]
+    advantage = torch.cat([_advantages(e) for e in batch])
     return TokenRows(
         ids=torch.tensor(ids, device=device),
         position=torch.tensor(position, device=device),
         behaviour=torch.tensor(behaviour, dtype=torch.float32, device=device),
-        advantage=torch.tensor(advantage, dtype=torch.float32, device=device),
+        advantage=advantage.float().to(device),
     )
+
+
+def _advantages(entry: Entry) -> Tensor:
+    if entry.reading is not None:
+        return entry.reading.advantage
+    return torch.full((len(entry.tokens),), entry.judged.advantage)
+
+
+def temperatures(batch: Sequence[Entry], device: torch.device) -> Tensor | None:
+    """(N,) what the plans divide both roles' logits by; None where no plan does."""
+    rows = [None if e.reading is None else e.reading.temperature for e in batch]
+    if all(row is None for row in rows):
+        return None
+    ones = [torch.ones(len(e.tokens)) if row is None else row for e, row in zip(batch, rows, strict=True)]
+    return torch.cat(ones).float().to(device)
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,8 @@ class Denominators:
             n = len(entry.tokens)
             share = 0.0
             if term.where(entry.judged):
-                over = self.tokens[k] if recipe.reduction == "token" else n * self.sequences[k]
+                over = {"token": self.tokens[k], "sequence": n * self.sequences[k], "sum": 1}[recipe.reduction]
                 share = coef * entry.judged.weight / over
-            out.append(torch.full((n,), share))
+            planned = torch.ones(n) if entry.reading is None else entry.reading.weight
+            out.append((share * planned).float())
         return torch.cat(out).to(device)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from workbench.errors import TrainingError
+from workbench.parts.schedules import Seen
+from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Problem
 from workbench.train.report import StepReport
 from workbench.train.step import State, Verifier, train_step
+from workbench.train.survey import cross_entropy, pass_rates
 
 PATIENCE = 10
 """Steps in a row in which every rollout was rejected before the run stops."""
@@ -62,7 +65,11 @@ def run(
     rejected, saved = 0, state.clock.step
     ending: Ending = "done"
     while state.clock.step < settings.steps and ending == "done":
-        batch = recipe.curriculum.batch(problems, recipe.batch, state.clock.step * recipe.batch, settings.seed)
+        survey(recipe, state, problems, verify)
+        teaching = recipe.curriculum.teaching(problems, state.rates)
+        if not teaching and not state.stopped():
+            raise TrainingError(_nothing_teaches(recipe, problems))
+        batch = recipe.curriculum.batch(teaching, recipe.batch, state.clock.step * recipe.batch, settings.seed)
         report = train_step(recipe, state, batch, verify)
         if report is None:
             ending = "stopped"
@@ -82,6 +89,29 @@ def run(
     if state.clock.step != saved:
         observer.save()
     return ending
+
+
+def survey(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier) -> None:
+    """What some methods measure before a step: pass rates when a stage begins, validation when an epoch does."""
+    clock = state.clock
+    asked = recipe.curriculum.surveys(clock)
+    if asked:
+        with state.phases("survey"):
+            seed = (state.seed, clock.step, asked)  # shares no random number with the step
+            desk = Desk(state.engine, recipe.student, None, recipe.at(clock).sampling, seed, state.stopped)
+            state.rates = pass_rates(desk, problems, verify, asked) or state.rates
+    first = clock.step * recipe.batch % len(problems) < recipe.batch  # the batch that begins an epoch
+    if first and any(schedule.validates for schedule in recipe.adaptive):
+        with state.phases("survey"):
+            loss = cross_entropy(recipe.at(clock, state.memory), state.engine, state.held_out)
+        state.memory.observe(recipe, clock, Seen(validation=loss))
+
+
+def _nothing_teaches(recipe: Recipe, problems: Sequence[Problem]) -> str:
+    return (
+        f"{type(recipe.curriculum).__name__} found no problem among {len(problems)} that the student solves sometimes. "
+        "Nothing is left to draw from. Use easier or harder problems, or more survey rollouts."
+    )
 
 
 def _ending(state: State, settings: LoopSettings, start: float) -> Ending:

@@ -117,7 +117,7 @@ class StepReport:
             kept=kept,
             divergence=means,
             terms=names,
-            loss=float((values * weights).sum()),
+            loss=total_loss(signals) or 0.0,
             grad_norm=grad_norm,
             refreshed=refreshed,
             tokens=values.shape[1],
@@ -155,6 +155,11 @@ class StepReport:
             "turned_share": self.turned,
             "teacher_refreshed": self.refreshed,
         }
+
+
+def total_loss(signals: Sequence[Signal]) -> float | None:
+    """The step's loss; None where nothing was learnt from."""
+    return sum(float((s.values.double() * s.weights.double()).sum()) for s in signals) if signals else None
 
 
 def term_name(term: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from verifiers import Verdict
 from workbench.engine.engine import Engine, never
-from workbench.parts.schedules import Clock
+from workbench.parts.replay import Replay
+from workbench.parts.schedules import Clock, Memory, Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Judged, Problem, Rollout
 from workbench.train.batches import Denominators, entries
 from workbench.train.learning import learn
-from workbench.train.report import Phases, StepReport
+from workbench.train.reading import planned
+from workbench.train.report import Phases, StepReport, total_loss
 
 Verifier = Callable[[Rollout], Verdict]
 
@@ -25,8 +28,24 @@ class State:
     engine: Engine
     clock: Clock
     seed: int = 0
+    memory: Memory = field(default_factory=Memory)
+    replay: Replay = field(default_factory=Replay)
+    rates: dict[str, float] = field(default_factory=dict)
+    """Pass rates as last surveyed, for the curricula that ask."""
+    held_out: Sequence[Problem] = ()
+    """What schedules that validate are shown; nothing trains on it."""
     stopped: Callable[[], bool] = never
     phases: Phases = field(default_factory=Phases)
+
+    def remembered(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it beside the engine: plain JSON."""
+        return {"memory": self.memory.state_dict(), "replay": self.replay.state_dict(), "rates": self.rates}
+
+    def recall(self, step: int, saved: Mapping[str, Any], problems: Sequence[Problem]) -> None:
+        """Go on after `step` optimizer steps from what `remembered` gave."""
+        self.clock = Clock(step, self.clock.total)
+        self.memory, self.replay = Memory(saved["memory"]), Replay.of(saved["replay"], problems)
+        self.rates = dict(saved["rates"])
 
 
 def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier) -> StepReport | None:
@@ -34,15 +53,13 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
 
     A step that is stopped changes nothing: its rollouts are a function of the seed and come back on resume.
     """
-    now, engine, phases = (
-        recipe.at(state.clock),
-        state.engine,
-        state.phases,
-    )  # schedules have become plain numbers
+    now = recipe.at(state.clock, state.memory)  # schedules have become plain numbers
+    engine, phases, version = state.engine, state.phases, state.engine.weights_version
 
     # 1. Write: y ~ pi_mix. A rollout remembers who wrote it and how likely it was at the time.
     with phases("rollout"):
-        desk = Desk(engine, now.student, now.teacher, now.sampling, (state.seed, state.clock.step), state.stopped)
+        seed = (state.seed, state.clock.step)
+        desk = Desk(engine, now.student, now.teacher, now.sampling, seed, state.stopped, state.replay)
         rollouts = now.rollouts.draw(desk, problems)
     if state.stopped():
         return None
@@ -50,23 +67,28 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
     # 2. Judge: one verdict a rollout; advantages are relative to the problem's whole group.
     with phases("verify"):
         judged = [Judged(r, verify(r)) for r in rollouts]
-    groups = [now.advantage(group) for group in by_problem(judged)]
+    groups = [now.curriculum.weigh(now.advantage(group), state.rates) for group in by_problem(judged)]
     observed = [j for group in groups for j in group]
 
     # 3. Gate: which rollouts may teach. A gate maps a group to a group; [] teaches nothing.
     for gate in now.gates:
         groups = [gate(group) for group in groups]
 
-    # 4. Learn: sum_k coef_k / N_k * sum_t w_t term_k(t). N_k counts the whole step's tokens,
+    # 4. Plan: what the whole step must be read for before its loss. Without plans nothing is read.
+    with phases("read"):
+        kept = planned(now, engine, entries(engine, now, groups))
+
+    # 5. Learn: sum_k coef_k / N_k * sum_t w_t term_k(t). N_k counts the whole step's tokens,
     #    so how the batch is split changes memory and never the gradient.
-    kept = entries(engine, now, groups)
     signals = learn(now, engine, kept, Denominators.of(now, kept), phases, state.stopped)
     if signals is None:
         return None
     with phases("update"):
         grad_norm = engine.update(now.optimizer) if kept else 0.0
 
-    # 5. Refresh: the teacher moves or does not.
+    # 6. Remember: what was written, what was measured; the teacher moves or does not.
+    state.replay.admit([r for r in rollouts if r.weights_version == version], now.rollouts.remembers)
+    state.memory.observe(recipe, state.clock, Seen(loss=total_loss(signals)))
     state.clock = Clock(state.clock.step + 1, state.clock.total)
     refreshed = engine.refresh_teacher(now.refresh, state.clock.step)
     return StepReport.of(state.clock.step, now, observed, signals, grad_norm, refreshed)
