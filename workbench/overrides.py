@@ -24,6 +24,8 @@ from workbench.records import Context
 
 _ROOMS = (
     "workbench.divergence.family",
+    "workbench.divergence.powers",
+    "workbench.divergence.weighted",
     "workbench.divergence.transforms",
     "workbench.parts.advantages",
     "workbench.parts.curricula",

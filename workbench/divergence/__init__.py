@@ -1,7 +1,7 @@
 """One divergence core for every teacher.
 
-Promises: for log-probs `(..., V)` a divergence returns `(...)` in nats; its closed-form gradient is autograd's (or it
-says `surrogate`). `fused_loss` gives the numbers of `reference_loss` with memory flat in the number of tokens;
+Promises: for log-probs `(..., V)` a divergence returns `(...)` in nats; its closed-form gradient is autograd's (where
+weights are constants to it, it says `surrogate`). `fused_loss` gives the numbers of `reference_loss` with memory flat in the number of tokens;
 `generic_loss` does the same for terms that are no sum over the vocabulary. Forward KL is KL(teacher || student); no
 gradient reaches the teacher.
 
@@ -9,7 +9,6 @@ Never here: masks by position, averages over tokens (weights arrive ready), roll
 """
 
 from workbench.divergence.family import (
-    ALL,
     JSD,
     EntryClipped,
     ForwardKL,
@@ -24,12 +23,17 @@ from workbench.divergence.fused import fused_loss
 from workbench.divergence.generic import generic_loss
 from workbench.divergence.loss import Head, Loss, Options, Part, Scored, TokenRows
 from workbench.divergence.pair import Divergence, Pair
+from workbench.divergence.powers import AlphaBeta
 from workbench.divergence.reference import reference_loss
 from workbench.divergence.transforms import Temperature, TopK, Transform
+from workbench.divergence.weighted import AdaptiveKL, ConcreteScore, ToDi
 
 __all__ = [
     "ALL",
     "JSD",
+    "AdaptiveKL",
+    "AlphaBeta",
+    "ConcreteScore",
     "Divergence",
     "EntryClipped",
     "ForwardKL",
@@ -45,6 +49,7 @@ __all__ = [
     "SkewReverseKL",
     "SquaredHellinger",
     "Temperature",
+    "ToDi",
     "TokenRows",
     "TopK",
     "TotalVariation",
@@ -53,3 +58,33 @@ __all__ = [
     "generic_loss",
     "reference_loss",
 ]
+
+ALL: tuple[Divergence, ...] = (
+    ForwardKL(),
+    ReverseKL(),
+    JSD(),
+    JSD(teacher_weight=0.1),
+    JSD(teacher_weight=0.9),
+    SkewKL(),
+    SkewReverseKL(),
+    SkewReverseKL(detached=True),
+    TotalVariation(),
+    SquaredHellinger(),
+    Jeffreys(),
+    AlphaBeta(),
+    AlphaBeta(teacher_power=0.4, student_power=0.6),
+    AlphaBeta(teacher_power=1.0, student_power=0.0),
+    AlphaBeta(teacher_power=0.0, student_power=0.8),
+    ToDi(),
+    AdaptiveKL(),
+    AdaptiveKL(head="smallest_set"),
+    ConcreteScore(),
+    ConcreteScore(temperature=1.5),
+    ConcreteScore(partner="teacher"),
+    ConcreteScore(partner="uniform", temperature=2.0),
+    EntryClipped(ForwardKL(), ceiling=0.05),
+    EntryClipped(JSD(), ceiling=0.02),
+    EntryClipped(AdaptiveKL(), ceiling=0.05),
+    EntryClipped(AlphaBeta(), ceiling=0.05),
+)
+"""Every member with typical parameters: what the law tests run over."""
