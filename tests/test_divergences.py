@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from workbench.divergence import (
     SkewKL,
     SkewReverseKL,
     SquaredHellinger,
+    ToDi,
     TotalVariation,
 )
 from workbench.errors import UsageError
@@ -320,6 +322,116 @@ def test_bounds(pair: tuple[Tensor, Tensor], w: float) -> None:
 
 @laws
 @given(pair=pairs())
+def test_the_value_of_todi_is_jeffreys_and_its_gradient_is_not(pair: tuple[Tensor, Tensor]) -> None:
+    """Each entry's two KLs weighted by sigmoid(log p/q): the method is in the detaching alone."""
+    p, q = pair
+    torch.testing.assert_close(ToDi()(p, q), Jeffreys()(p, q), rtol=1e-10, atol=1e-13)
+    logits = q.clone().requires_grad_()
+    live = logits.log_softmax(-1)
+    weight = torch.sigmoid(p - q)
+    spelt = (weight * p.exp() * (p - live) + (1 - weight) * live.exp() * (live - p)).sum(-1)
+    (expected,) = torch.autograd.grad(spelt, logits)
+    torch.testing.assert_close(closed_gradient(ToDi(), p, q), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", ["crossing_is_tail", "smallest_set"])
+@laws
+@given(pair=pairs(), share=st.floats(0.05, 0.95))
+def test_adaptive_kl_mixes_the_kls_by_the_gap_in_its_head(pair: tuple[Tensor, Tensor], share: float, head: str) -> None:
+    p, q = pair
+    mass, kept = 0.0, set[int]()
+    for v in p.argsort(descending=True).tolist():  # one entry after the other, as the papers tell it
+        before, mass = mass, mass + float(p[v].exp())
+        assume(abs(mass - share) > 1e-9)
+        if not kept or (before < share if head == "smallest_set" else mass <= share):
+            kept.add(v)
+    assume(len(p.unique()) == len(p))
+    gap = (p.exp() - q.exp()).abs()
+    assume(gap.sum() > 1e-6)
+    weight = gap[list(kept)].sum() / gap.sum()
+    member = AdaptiveKL(share, head)
+    value = weight * ForwardKL()(p, q) + (1 - weight) * ReverseKL()(p, q)
+    slope = weight * closed_gradient(ForwardKL(), p, q) + (1 - weight) * closed_gradient(ReverseKL(), p, q)
+    torch.testing.assert_close(member(p, q), value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(closed_gradient(member, p, q), slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_adaptive_kl_sees_no_numbering_even_among_equals(order: tuple[int, ...]) -> None:
+    """The likeliest, the crossing and the last may each have an equal."""
+    index = list(order)
+    p, q = log(0.5, 0.2, 0.2, 0.1)[index], log(0.1, 0.5, 0.2, 0.2)[index]
+    for head in ("crossing_is_tail", "smallest_set"):
+        assert float(AdaptiveKL(head=head)(p, q)) == pytest.approx(0.4939885513, abs=1e-9)
+    for equals in ((0.4, 0.4, 0.1, 0.1), (0.4, 0.2, 0.2, 0.2), (0.25, 0.25, 0.25, 0.25)):
+        for member in (AdaptiveKL(), AdaptiveKL(head="smallest_set"), AdaptiveKL(share=0.3)):
+            first = member(log(*equals), log(0.1, 0.5, 0.15, 0.25))
+            torch.testing.assert_close(member(log(*equals)[index], log(0.1, 0.5, 0.15, 0.25)[index]), first)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5, 0.4])
+@pytest.mark.parametrize("partner", ["student", "teacher", "uniform"])
+@laws
+@given(pair=pairs())
+def test_concrete_score_is_the_weighted_sum_over_pairs(
+    pair: tuple[Tensor, Tensor], partner: str, temperature: float
+) -> None:
+    teacher, student = pair
+    of_student = (student / temperature).softmax(-1)
+    other = {"student": of_student, "teacher": (teacher / temperature).softmax(-1)}
+    a = other.get(partner, torch.full_like(of_student, 1 / len(student)))
+    weight = (a[:, None] * of_student + a * of_student[:, None]) / 2
+    logits = student.clone().requires_grad_()
+    gap = logits - teacher
+    spelt = (weight * (gap[:, None] - gap).square()).sum() / 4
+    (expected,) = torch.autograd.grad(spelt, logits)
+    member = ConcreteScore(partner, temperature)
+    torch.testing.assert_close(member(teacher, student), spelt.detach(), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(closed_gradient(member, teacher, student), expected, rtol=1e-8, atol=1e-10)
+
+
+@laws
+@given(pair=pairs())
+def test_concrete_score_with_the_student_alone_has_reverse_kl_s_gradient(pair: tuple[Tensor, Tensor]) -> None:
+    teacher, student = pair
+    member = ConcreteScore()
+    torch.testing.assert_close(
+        closed_gradient(member, *pair), closed_gradient(ReverseKL(), *pair), rtol=1e-9, atol=1e-12
+    )
+    gap, p = student - teacher, student.exp()
+    variance = (p * (gap - (p * gap).sum()).square()).sum()
+    torch.testing.assert_close(member(*pair), variance / 2, rtol=1e-9, atol=1e-12)
+
+
+@laws
+@given(pair=pairs(), x=st.floats(0.05, 2.0), y=st.floats(0.05, 2.0))
+def test_alpha_beta_is_its_formula_and_its_ends_are_limits(pair: tuple[Tensor, Tensor], x: float, y: float) -> None:
+    p, q = pair
+    s = x + y
+    spelt = (x / s * (s * p).exp() + y / s * (s * q).exp() - (x * p + y * q).exp()).sum() / (x * y)
+    torch.testing.assert_close(AlphaBeta(x, y)(p, q), spelt, rtol=1e-9, atol=1e-10)
+    for end, near in ((AlphaBeta(x, 0.0), AlphaBeta(x, 1e-7)), (AlphaBeta(0.0, y), AlphaBeta(1e-7, y))):
+        torch.testing.assert_close(end(p, q), near(p, q), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(closed_gradient(end, p, q), closed_gradient(near, p, q), rtol=1e-4, atol=1e-7)
+
+
+@laws
+@given(pair=pairs())
+def test_members_that_alpha_beta_contains(pair: tuple[Tensor, Tensor]) -> None:
+    for member, same, times in (
+        (AlphaBeta(1.0, 0.0), ForwardKL(), 1.0),
+        (AlphaBeta(0.0, 1.0), ReverseKL(), 1.0),
+        (AlphaBeta(0.5, 0.5), SquaredHellinger(), 4.0),
+    ):
+        torch.testing.assert_close(member(*pair), same(*pair) * times, rtol=1e-9, atol=1e-12)
+        slope = closed_gradient(same, *pair) * times
+        torch.testing.assert_close(closed_gradient(member, *pair), slope, rtol=1e-9, atol=1e-12)
+    p, q = pair
+    torch.testing.assert_close(AlphaBeta(1.0, 1.0)(p, q), (p.exp() - q.exp()).square().sum() / 2, rtol=1e-9, atol=1e-12)
+
+
+@laws
+@given(pair=pairs())
 def test_jeffreys_is_both_kls(pair: tuple[Tensor, Tensor]) -> None:
     p, q = pair
     torch.testing.assert_close(Jeffreys()(p, q), ForwardKL()(p, q) + ReverseKL()(p, q), rtol=1e-10, atol=1e-13)
@@ -379,13 +491,34 @@ def log_probs(case: dict) -> tuple[Tensor, Tensor]:
     )
 
 
+REFERENCES: dict[str, Callable[[dict, float, list[float]], bool]] = {
+    "value + teacher entropy": lambda case, value, slope: (
+        case["reference"] == pytest.approx(value + float(torch.special.entr(log_probs(case)[0].exp()).sum()), abs=1e-9)
+    ),
+    "gradient times student logits": lambda case, value, slope: (
+        case["reference"]
+        == pytest.approx(sum(g * z / case["temperature"] for g, z in zip(slope, case["student_logits"], strict=True)))
+    ),
+    "student_power times value": lambda case, value, slope: (
+        case["reference"] == pytest.approx(value * case["arguments"]["student_power"], abs=1e-10)
+    ),
+    "another number under another numbering": lambda case, value, slope: abs(case["reference"] - value) > 1e-2,
+}
+"""What a reference implementation's number is where it is not our value, on purpose."""
+
+
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"{c['divergence']}-{c['arguments']}")
 def test_known_answers(case: dict) -> None:
     divergence = getattr(workbench.divergence, case["divergence"])(**case["arguments"])
     teacher, student = log_probs(case)
-    assert float(divergence(teacher, student)) == pytest.approx(case["value"], abs=case["tolerance"])
+    value, slope = float(divergence(teacher, student)), closed_gradient(divergence, teacher, student).tolist()
+    assert {"value", "gradient", "reference"} & set(case)
+    if "value" in case:
+        assert value == pytest.approx(case["value"], abs=case["tolerance"])
     if "gradient" in case:
-        assert closed_gradient(divergence, teacher, student).tolist() == pytest.approx(case["gradient"], abs=1e-10)
+        assert slope == pytest.approx(case["gradient"], abs=case.get("gradient_tolerance", 1e-10))
+    if "reference" in case:
+        assert REFERENCES[case["reference_is"]](case, value, slope)
 
 
 def test_entries_of_forward_kl_on_e0() -> None:

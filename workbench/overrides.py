@@ -27,6 +27,7 @@ _ROOMS = (
     "workbench.divergence.powers",
     "workbench.divergence.weighted",
     "workbench.divergence.transforms",
+    "workbench.divergence.targets",
     "workbench.parts.advantages",
     "workbench.parts.curricula",
     "workbench.parts.gates",

@@ -25,18 +25,22 @@ from workbench.divergence.loss import Head, Loss, Options, Part, Scored, TokenRo
 from workbench.divergence.pair import Divergence, Pair
 from workbench.divergence.powers import AlphaBeta
 from workbench.divergence.reference import reference_loss
+from workbench.divergence.targets import AlphaMixture, GeometricBridge, TowardsTeacher
 from workbench.divergence.transforms import Temperature, TopK, Transform
 from workbench.divergence.weighted import AdaptiveKL, ConcreteScore, ToDi
 
 __all__ = [
     "ALL",
     "JSD",
+    "TRANSFORMS",
     "AdaptiveKL",
     "AlphaBeta",
+    "AlphaMixture",
     "ConcreteScore",
     "Divergence",
     "EntryClipped",
     "ForwardKL",
+    "GeometricBridge",
     "Head",
     "Jeffreys",
     "Loss",
@@ -53,6 +57,7 @@ __all__ = [
     "TokenRows",
     "TopK",
     "TotalVariation",
+    "TowardsTeacher",
     "Transform",
     "fused_loss",
     "generic_loss",
@@ -88,3 +93,28 @@ ALL: tuple[Divergence, ...] = (
     EntryClipped(AlphaBeta(), ceiling=0.05),
 )
 """Every member with typical parameters: what the law tests run over."""
+
+TRANSFORMS: tuple[Transform, ...] = (
+    Temperature(0.5),
+    Temperature(3.0, squared=True),
+    TopK(1),
+    TopK(3),
+    TopK(3, support="student"),
+    TopK(2, support="union"),
+    TopK(3, rest="renormalised"),
+    TopK(2, support="student", rest="renormalised"),
+    TopK(2, support="union", rest="renormalised"),
+    TopK(1, rest="unnormalised"),
+    TopK(2, support="union", rest="unnormalised"),
+    TopK(1, rest="teacher_renormalised"),
+    TopK(3, support="student", rest="teacher_renormalised"),
+    TowardsTeacher(),
+    TowardsTeacher(0.0),
+    GeometricBridge(),
+    GeometricBridge(1.2),
+    AlphaMixture(),
+    AlphaMixture(0.1, power=1.0),
+    AlphaMixture(0.4, power=0.0, replaces="teacher"),
+    AlphaMixture(0.7, power=-1.0, replaces="teacher"),
+)
+"""Every transform with typical settings: what their law tests run over."""
