@@ -99,9 +99,3 @@ def test_the_temperature_is_a_constant_unless_it_leaks(leaking: bool, expected: 
 def test_no_strength_and_all_tokens_is_the_plain_loss() -> None:
     plain = ReverseKL()(log(TEACHER), log(STUDENT)).mean()
     torch.testing.assert_close(tempered_loss(log(TEACHER), log(STUDENT), strength=0.0), plain)
-
-
-def test_only_selected_tokens_count() -> None:
-    selected = torch.tensor([True, False])
-    alone = tempered_loss(log(TEACHER[:1]), log(STUDENT[:1]))
-    torch.testing.assert_close(tempered_loss(log(TEACHER), log(STUDENT), selected=selected), alone)

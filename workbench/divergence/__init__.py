@@ -1,9 +1,9 @@
 """One divergence core for every teacher.
 
 Promises: for log-probs `(..., V)` a divergence returns `(...)` in nats; its closed-form gradient is autograd's (where
-weights are constants to it, it says `surrogate`). `fused_loss` gives the numbers of `reference_loss` with memory flat in the number of tokens;
-`generic_loss` does the same for terms that are no sum over the vocabulary. Forward KL is KL(teacher || student); no
-gradient reaches the teacher.
+weights are constants to it, it says `surrogate`). `fused_loss` gives the numbers of `reference_loss` with memory flat
+in the number of tokens; `generic_loss` does the same for terms that are no sum over the vocabulary. Forward KL is
+KL(teacher || student); no gradient reaches the teacher.
 
 Never here: masks by position, averages over tokens (weights arrive ready), rollouts, recipes, models.
 """

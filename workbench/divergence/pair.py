@@ -102,12 +102,12 @@ class Pair:
 
     @cached_property
     def teacher_logp(self) -> Tensor:
-        """log p_T."""
+        """The teacher's log-probs, nats."""
         return self._teacher if self._teacher_lse is None else self._teacher - self._teacher_lse
 
     @cached_property
     def student_logp(self) -> Tensor:
-        """log p_S."""
+        """The student's log-probs, nats."""
         return self._student if self._student_lse is None else self._student - self._student_lse
 
     def held(self, over_student: Tensor) -> Tensor:

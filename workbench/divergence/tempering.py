@@ -21,7 +21,7 @@ REVERSE_KL = ReverseKL()
 def difficulty(
     teacher_logp: Float[Tensor, "*batch v"], student_logp: Float[Tensor, "*batch v"]
 ) -> Float[Tensor, "*batch"]:
-    """s = sqrt(sum_v (sqrt p_T - sqrt p_S)^2 / 2), the Hellinger distance in [0, 1] at temperature 1."""
+    """Square root of sum_v (sqrt p_T - sqrt p_S)^2 / 2: the Hellinger distance s in [0, 1], at temperature 1."""
     return HELLINGER(teacher_logp, student_logp).clamp(min=0.0).sqrt()
 
 
@@ -31,7 +31,7 @@ def token_temperatures(
     strength: float = 0.5,
     selected: Bool[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """base * exp(-strength * tanh(log(s / median))): between base e^-strength (hard) and base e^strength (easy).
+    """T = base * exp(-strength * tanh(log(s / median))): base e^-strength for hard tokens to base e^strength for easy.
 
     The median is that of the `selected` tokens (all, if None), the lower one of an even count as `torch.median` has
     it; every token gets a temperature. Where token and median are both zero, `base`. AdaKD: strength 0.5, on top of
@@ -54,17 +54,17 @@ def tempered_loss(
     divergence: Divergence = REVERSE_KL,
     base: float = 1.0,
     strength: float = 0.5,
-    selected: Bool[Tensor, " n"] | None = None,
     leaking: bool = False,
 ) -> Float[Tensor, ""]:
-    """Mean over the selected tokens of T^2 D(p_T at T || p_S at T), T a token's temperature. AdaKD's loss on a board.
+    """Mean of T^2 D(p_T at T || p_S at T) over the tokens given, T each one's temperature: AdaKD's loss on a board.
 
-    `leaking`: the gradient also runs through difficulty and temperature, into both sides, as in the released code.
+    Hand over the selected tokens only. `leaking`: the gradient also runs through difficulty and temperature, into both
+    sides, as in the released code. InputError without tokens.
     """
+    teacher_logp = teacher_logp.detach()
     with torch.set_grad_enabled(leaking and torch.is_grad_enabled()):
-        hardness = difficulty(teacher_logp, student_logp)
-        temperature = token_temperatures(hardness, base, strength, selected)
+        temperature = token_temperatures(difficulty(teacher_logp, student_logp), base, strength)
     scale = temperature.unsqueeze(-1)
-    sides = [(logp / scale).log_softmax(-1) for logp in (teacher_logp.detach(), student_logp)]
-    values = temperature.square() * divergence.density(Pair(*sides).over(-1)).sum(-1)
-    return (values if selected is None else values[selected]).mean()
+    teacher, student = (teacher_logp / scale).log_softmax(-1), (student_logp / scale).log_softmax(-1)
+    values = divergence.density(Pair(teacher, student).over(-1)).sum(-1)  # `Pair.of` would stop the leak
+    return (temperature.square() * values).mean()

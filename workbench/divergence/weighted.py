@@ -1,4 +1,4 @@
-"""Divergences whose weights are constants to the gradient: `surrogate`, because the slope is not the value's derivative.
+"""Divergences whose weights are constants to the gradient: `surrogate`, as the slope is not the value's derivative.
 
 Autograd through a call gives the declared slope: the weights are detached there too.
 """
