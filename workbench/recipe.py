@@ -111,7 +111,7 @@ class Recipe:
             )
         if s.temperature <= 0:
             raise RecipeError(f"recipe '{self.name}': temperature 0 has no distribution to compare at. Use > 0.")
-        if (isinstance(s.max_new_tokens, int) and s.max_new_tokens < 1) or not 0 < s.top_p <= 1 or s.top_k < 0:
+        if s.max_new_tokens < 1 or not 0 < s.top_p <= 1 or s.top_k < 0:
             raise RecipeError(
                 f"recipe '{self.name}': {s} draws nothing. max_new_tokens is 1 or more, top_p above 0 and up to 1, "
                 "top_k 0 or more."

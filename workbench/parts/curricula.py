@@ -78,10 +78,10 @@ class Shuffled:
 class BetaKernel(Shuffled):
     """Problems weighted by w(p) = p^success (1 - p)^failure, p the student's pass rate. PACED (arXiv:2603.11178).
 
-    p is measured from `rollouts` samples a problem before the steps at which a stage begins (`stages`, shares of a
-    run). Problems that are always or never solved have weight 0 and are not drawn; the others' weights have mean 1
-    among themselves, so that the learning rate keeps its meaning. Exponents, sample count and stage are what the paper's
-    abstract leaves open or gives as 1: our reconstruction. success = failure = 0 weighs all alike.
+    p is measured from `rollouts` samples a problem before the steps at which a stage begins (`stages`, shares of the
+    steps). Problems that are always or never solved have weight 0 and are not drawn; the others' weights have mean 1
+    among themselves, so that the learning rate keeps its meaning. The paper's text was not to be had: sample count,
+    stages and normalisation are our reconstruction. success = failure = 0 weighs all alike.
     """
 
     success: float = 1.0

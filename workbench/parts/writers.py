@@ -95,7 +95,21 @@ class _Sampler:
 
 @dataclass(frozen=True)
 class OnPolicy(_Sampler):
-    """The student writes, under its own context."""
+    """The student writes, under its own context; no further than `horizon` tokens where one is set.
+
+    A rollout cut there has no end token and learns none: prefix distillation (Fast OPD, arXiv:2602.15260), with
+    `Growing` as the paper's schedule. Evaluation keeps its own limit.
+    """
+
+    horizon: Scalar | None = None
+
+    def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
+        """`per_problem` samples each."""
+        if self.horizon is None:
+            return super().draw(desk, problems)
+        assert isinstance(self.horizon, (int, float)), "Recipe.at has replaced schedules by numbers"
+        room = max(1, min(desk.sampling.max_new_tokens, int(self.horizon)))
+        return super().draw(replace(desk, sampling=replace(desk.sampling, max_new_tokens=room)), problems)
 
 
 @dataclass(frozen=True)

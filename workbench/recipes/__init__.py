@@ -7,11 +7,13 @@ Nothing here computes, registers itself or imports the engine.
 from __future__ import annotations
 
 from workbench.recipe import Recipe
-from workbench.recipes import compression, controls, self_distillation
+from workbench.recipes import compression, controls, on_policy, self_distillation, white_box
 from workbench.recipes.embedded import SMOLLM2, Setting
 
 ALL: dict[str, Recipe] = {
-    recipe.name: recipe for family in (self_distillation, compression, controls) for recipe in family.RECIPES
+    recipe.name: recipe
+    for family in (self_distillation, compression, controls, white_box, on_policy)
+    for recipe in family.RECIPES
 }
 
 FOR_MODEL: dict[str, dict[str, Setting]] = {"smollm2": SMOLLM2}
