@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from workbench.errors import RecipeError, UsageError, nearest
 from workbench.parts import phrases
+from workbench.parts.schedules import Moving
 from workbench.recipe import Recipe
 from workbench.records import Context
 
@@ -108,7 +109,7 @@ def _read(hint: Any, text: str, said: str) -> Any:
     value = _literal(text, kinds, said)
     for kind in kinds:
         if _is(kind, value):
-            return float(value) if kind is float else value
+            return float(value) if kind is float and not isinstance(value, Moving) else value
     raise UsageError(f"{said}: '{text}' is not what belongs there. It takes {_wanted(kinds)}.")
 
 
@@ -171,6 +172,8 @@ def _is(kind: Any, value: Any) -> bool:
     """Whether a value, or a class of values, is of the kind a field asks for."""
     if kind is Any:
         return True
+    if kind is float and isinstance(value, Moving):
+        return True  # wherever a recipe holds a number a schedule may stand
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if typing.get_origin(kind) is tuple:

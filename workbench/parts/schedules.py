@@ -178,16 +178,20 @@ def adaptive(tree: Any) -> Iterator[Adaptive]:
             yield from adaptive(getattr(tree, field.name))
 
 
+Moving = (Linear, Cosine, Piecewise, Switch, Growing, Adaptive)
+"""Everything that `resolve` replaces by a number."""
+
+
 def resolve(tree: T, clock: Clock, memory: Memory | None = None) -> T:
     """The same frozen tree with every `Schedule` in it replaced by its value at `clock`."""
     return _resolve(tree, clock, memory or Memory())
 
 
 def _resolve(node: Any, clock: Clock, memory: Memory) -> Any:
-    if isinstance(node, (Linear, Cosine, Piecewise, Switch, Growing)):
-        return node(clock)
     if isinstance(node, Adaptive):
         return node.value(memory.of(node), clock)
+    if isinstance(node, Moving):
+        return node(clock)
     if isinstance(node, tuple):
         children = tuple(_resolve(child, clock, memory) for child in node)
         return node if all(a is b for a, b in zip(children, node, strict=True)) else children

@@ -1,4 +1,4 @@
-"""Another model teaches what the student itself wrote: on-policy distillation by sampled tokens and what grew from it."""
+"""Another model teaches what the student itself wrote: distillation by sampled tokens, and what grew from it."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ rates belong to the models of each paper and are a start for others.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from workbench.divergence import (
     JSD,
@@ -30,7 +31,7 @@ from workbench.parts.refresh import EXTERNAL
 from workbench.parts.schedules import Cosine, Linear
 from workbench.parts.selection import Hardest, TeacherAgrees, TemperatureByDifficulty
 from workbench.parts.terms import CrossEntropy, Distill, PolicyGradient, by_student, by_teacher
-from workbench.parts.writers import AdaptiveOffPolicy, ByTeacher, FromDataset, Mixture, OnPolicy, TokenMixture, Together
+from workbench.parts.writers import AdaptiveOffPolicy, ByTeacher, FromDataset, Mixture, OnPolicy, Together, TokenMixture
 from workbench.recipe import Optimizer, Recipe
 from workbench.records import Sampling
 
@@ -130,7 +131,7 @@ TAID = replace(
     name="taid",
     paper="arXiv:2501.16937",
     # Mixed in logits and from 0.4 on; the survey mixes probabilities and starts near 0.
-    terms=(Distill(ForwardKL(), transforms=(TowardsTeacher(ShareByProgress()),)),),
+    terms=(Distill(ForwardKL(), transforms=(TowardsTeacher(cast(float, ShareByProgress())),)),),
     optimizer=Optimizer(lr=1e-4),
 )
 VETO = replace(
@@ -139,7 +140,7 @@ VETO = replace(
     paper="arXiv:2601.07155",
     rollouts=OnPolicy(),
     # Forward KL and 0.8 are the README's choice for GSM8K; the shipped file says 1.2 and reverse KL.
-    terms=(Distill(ForwardKL(), transforms=(GeometricBridge(Linear(0.8, 0.0)),)),),
+    terms=(Distill(ForwardKL(), transforms=(GeometricBridge(cast(float, Linear(0.8, 0.0))),)),),
     reduction="sequence",
     sampling=Sampling(max_new_tokens=512),
     optimizer=Optimizer(lr=1e-5),
