@@ -14,15 +14,19 @@ from workbench.divergence import JSD, ForwardKL, ReverseKL, TopK
 from workbench.parts.advantages import GroupCentred
 from workbench.parts.contexts import question, with_solution
 from workbench.parts.gates import Correct
+from workbench.parts.plans import ReverseKLToGo
 from workbench.parts.refresh import LIVE
 from workbench.parts.schedules import Clock
+from workbench.parts.selection import EarlyDisagreement, Hardest, WithoutOutliers
 from workbench.parts.terms import CrossEntropy, Distill, PolicyGradient, SampledReverseKL, by_student, by_teacher
+from workbench.parts.weights import EntropyAbove, SkipFirst
 from workbench.parts.writers import ByTeacher, FromDataset, OnPolicy, Together
 from workbench.recipe import Optimizer, Recipe
 from workbench.records import Judged, Problem, Rollout, Sampling
 from workbench.train.batches import Denominators, entries, micro_batches
 from workbench.train.learning import learn
 from workbench.train.objective import objective
+from workbench.train.reading import planned
 from workbench.train.report import Phases
 from workbench.train.step import State, by_problem, train_step
 
@@ -53,7 +57,7 @@ def verify(rollout: Rollout) -> Verdict:
 def gradient(engine, chosen: Recipe, groups, micro_tokens: int = 10_000, order: int = 1):
     """(loss, gradient by name) of one gathered step."""
     engine.settings = replace(engine.settings, micro_tokens=micro_tokens)
-    kept = entries(engine, chosen, groups[::order])
+    kept = planned(chosen, engine, entries(engine, chosen, groups[::order]))
     signals = learn(chosen, engine, kept, Denominators.of(chosen, kept), Phases(), lambda: False)
     grads = {n: p.grad.clone() for n, p in engine.parameters().items() if p.grad is not None}
     engine.forget_gradients()
@@ -80,6 +84,19 @@ RECIPES = {
     "sequence mean": recipe(reduction="sequence"),
     "text": recipe(teacher=None, rollouts=FromDataset(), terms=(CrossEntropy(),)),
     "reward": recipe(teacher=None, terms=(PolicyGradient(),)),
+    "sum": recipe(teacher=None, terms=(PolicyGradient(correction="importance", ceiling=2.0),), reduction="sum"),
+    "advantages along the completion": recipe(
+        plans=(ReverseKLToGo(), EarlyDisagreement()),
+        terms=(Distill(ReverseKL()), PolicyGradient(correction="clipped")),
+    ),
+    "tokens selected over the step": recipe(plans=(WithoutOutliers(0.2), Hardest(0.6))),
+    "a gate of one term": recipe(
+        terms=(
+            SampledReverseKL(),
+            Distill(ForwardKL(), token_weight=EntropyAbove(2.0)),
+            Distill(ReverseKL(), token_weight=SkipFirst(2)),
+        )
+    ),
 }
 
 
@@ -106,7 +123,7 @@ def test_gradient_is_that_of_the_plain_definition(tiny, name: str) -> None:
     engine, chosen = tiny(), RECIPES[name]
     groups = drawn(engine, chosen)
     loss, mine = gradient(engine, chosen, groups)
-    kept = entries(engine, chosen, groups)
+    kept = planned(chosen, engine, entries(engine, chosen, groups))
     counts = Denominators.of(chosen, kept)
     total = torch.zeros((), dtype=torch.float64)
     for entry in kept:
@@ -120,13 +137,19 @@ def test_gradient_is_that_of_the_plain_definition(tiny, name: str) -> None:
         ids = torch.tensor(entry.tokens)
         picked = {role: x.gather(1, ids[:, None]).squeeze(1).detach() for role, x in logp.items()}
         n = len(ids)
+        own = torch.full((n,), entry.judged.advantage, dtype=torch.float64)
+        entropy = {role: -(x.exp() * x).sum(-1).detach() for role, x in logp.items()}
         stats = TokenStats(
-            ids, torch.arange(n), picked["student"], picked.get("teacher"), torch.zeros(n),
-            torch.full((n,), entry.judged.advantage, dtype=torch.float64),
+            ids, torch.arange(n), picked["student"], picked.get("teacher"),
+            torch.tensor(entry.judged.rollout.logprobs or [0.0] * n),
+            own if entry.reading is None else entry.reading.advantage,
+            entropy["student"], entropy.get("teacher"),
         )  # fmt: skip
         tokens = Tokens(stats, logp["student"], logp.get("teacher"))
         for k, term in enumerate(chosen.terms):
-            total = total + (counts.weights(chosen, k, [entry], torch.device("cpu")).double() * term(tokens)).sum()
+            weight = counts.weights(chosen, k, [entry], torch.device("cpu")).double()
+            weight = weight if term.token_weight is None else weight * term.token_weight(stats)
+            total = total + (weight * term(tokens)).sum()
     total.backward()
     assert float(total.detach()) == pytest.approx(loss, abs=1e-7)
     for key, p in engine.parameters().items():

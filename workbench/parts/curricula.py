@@ -79,8 +79,8 @@ class BetaKernel(Shuffled):
     """Problems weighted by w(p) = p^success (1 - p)^failure, p the student's pass rate. PACED (arXiv:2603.11178).
 
     p is measured from `rollouts` samples a problem before the steps at which a stage begins (`stages`, shares of the
-    steps). Problems that are always or never solved have weight 0 and are not drawn; the others' weights have mean 1
-    among themselves, so that the learning rate keeps its meaning. The paper's text was not to be had: sample count,
+    steps). Problems that are always or never solved have weight 0 and are not drawn; weights have mean 1 over
+    all problems, so that the learning rate keeps its meaning. The paper's text was not to be had: sample count,
     stages and normalisation are our reconstruction. success = failure = 0 weighs all alike.
     """
 
@@ -109,12 +109,19 @@ class BetaKernel(Shuffled):
         """Those with a weight."""
         return [p for p in problems if self.kernel(rates[p.id]) > 0.0] if rates else problems
 
+    def weights(self, rates: Rates) -> dict[str, float]:
+        """w(p) over its mean among all problems."""
+        kernel = {name: self.kernel(rate) for name, rate in rates.items()}
+        mean = sum(kernel.values()) / max(1, len(kernel))
+        return {name: w / mean if mean else 0.0 for name, w in kernel.items()}
+
     def weigh(self, group: list[Judged], rates: Rates) -> list[Judged]:
-        """Times w(p) over its mean among the problems that have one."""
+        """Times the problem's weight and the share of problems that are drawn, which keeps the expectation."""
         if not group or not rates:
             return group
-        counted = [w for w in map(self.kernel, rates.values()) if w > 0.0]
-        weight = self.kernel(rates[group[0].rollout.problem.id]) * len(counted) / sum(counted) if counted else 0.0
+        weights = self.weights(rates)
+        drawn = sum(w > 0.0 for w in weights.values()) / len(weights)
+        weight = weights[group[0].rollout.problem.id] * drawn
         return [replace(j, weight=j.weight * weight) for j in group]
 
 

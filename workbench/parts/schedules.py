@@ -178,7 +178,8 @@ def adaptive(tree: Any) -> Iterator[Adaptive]:
             yield from adaptive(getattr(tree, field.name))
 
 
-Moving = (Linear, Cosine, Piecewise, Switch, Growing, Adaptive)
+_CLOCKED = (Linear, Cosine, Piecewise, Switch, Growing)
+Moving = (*_CLOCKED, Adaptive)
 """Everything that `resolve` replaces by a number."""
 
 
@@ -190,7 +191,7 @@ def resolve(tree: T, clock: Clock, memory: Memory | None = None) -> T:
 def _resolve(node: Any, clock: Clock, memory: Memory) -> Any:
     if isinstance(node, Adaptive):
         return node.value(memory.of(node), clock)
-    if isinstance(node, Moving):
+    if isinstance(node, _CLOCKED):
         return node(clock)
     if isinstance(node, tuple):
         children = tuple(_resolve(child, clock, memory) for child in node)

@@ -115,7 +115,7 @@ class TeacherAgrees(PlanBase):
         found = reading.measured[measure]
         chance = 1.0 - (1.0 - found) ** self.k
         accepted = found < self.k if self.by == "top_k" else _uniforms(reading.judged) < chance
-        return replace(reading, weight=reading.weight * torch.where(accepted, 1.0, self.rejected))
+        return replace(reading, weight=torch.where(accepted, reading.weight, reading.weight * self.rejected))
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,13 @@ def objective(
     scored = Scored(student, engine.head("student", temperature))
     privileged = None if teacher is None else Scored(teacher, engine.head("teacher", temperature))
     weight = recipe.token_weight
+    gates = [w for w in (weight, *(term.token_weight for term in recipe.terms)) if w is not None]
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
     out = compute(
         scored,
         privileged,
         rows,
         parts,
-        Options(token_weight=weight, entropies=weight is not None and weight.entropies, grad=grad),
+        Options(token_weight=weight, entropies=any(gate.entropies for gate in gates), grad=grad),
     )
     return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), out.stats, out.turned)
