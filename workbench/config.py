@@ -107,6 +107,8 @@ class RunConfig:
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""
     minutes: float | None = None
     """Stop training after this time, if the steps are not done before; evaluations come on top."""
+    train_tokens: int | None = None
+    """Stop training once this many completion tokens have been learnt from: equal budgets for unlike methods."""
     batch: int | None = None
     """Problems a step."""
     group: int | None = None
@@ -198,7 +200,7 @@ _FROM_ZERO = (0, 10**12, "a whole number from 0 on")
 _POSITIVE = (1e-12, 1e12, "a positive number")
 _RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("limit", "max_prompt_tokens", "batch", "group", "max_new_tokens", "micro_tokens"), _COUNT),
-    **dict.fromkeys(("eval_tokens", "save_every", "keep"), _COUNT),
+    **dict.fromkeys(("eval_tokens", "save_every", "keep", "train_tokens"), _COUNT),
     **dict.fromkeys(("steps", "warmup_steps", "eval_problems", "eval_every"), _FROM_ZERO),
     **dict.fromkeys(("minutes", "temperature"), _POSITIVE),
     "max_grad_norm": (1e-12, math.inf, "a positive number; inf clips nothing"),

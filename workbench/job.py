@@ -217,7 +217,14 @@ class Job:
 
     def _train(self, state: State, recorder: Recorder) -> loop.Ending:
         config = self.config
-        settings = LoopSettings(self.planned.steps, config.seed, config.minutes, config.save_every, config.eval_every)
+        settings = LoopSettings(
+            self.planned.steps,
+            config.seed,
+            config.minutes,
+            config.train_tokens,
+            config.save_every,
+            config.eval_every,
+        )
         self._status("training", state.clock.step)
         verify = verify_with(self.planned.verifier)
         try:

@@ -19,7 +19,7 @@ from workbench.train.survey import cross_entropy, pass_rates
 PATIENCE = 10
 """Steps in a row in which every rollout was rejected before the run stops."""
 
-Ending = Literal["done", "time", "stopped"]
+Ending = Literal["done", "time", "tokens", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class LoopSettings:
     steps: int
     seed: int = 0
     minutes: float | None = None
+    train_tokens: int | None = None
     save_every: int = 50
     eval_every: int = 0
 
@@ -118,6 +119,8 @@ def _ending(state: State, settings: LoopSettings, start: float) -> Ending:
     """`done` while nothing speaks against the next step."""
     if state.stopped():
         return "stopped"
+    if settings.train_tokens is not None and state.trained >= settings.train_tokens:
+        return "tokens"
     late = settings.minutes is not None and time.monotonic() - start >= 60 * settings.minutes
     return "time" if late else "done"
 

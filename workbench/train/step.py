@@ -32,6 +32,8 @@ class State:
     replay: Replay = field(default_factory=Replay)
     rates: dict[str, float] = field(default_factory=dict)
     """Pass rates as last surveyed, for the curricula that ask."""
+    trained: int = 0
+    """Completion tokens learnt from so far."""
     held_out: Sequence[Problem] = ()
     """What schedules that validate are shown; nothing trains on it."""
     stopped: Callable[[], bool] = never
@@ -39,13 +41,18 @@ class State:
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint keeps of it beside the engine: plain JSON."""
-        return {"memory": self.memory.state_dict(), "replay": self.replay.state_dict(), "rates": self.rates}
+        return {
+            "memory": self.memory.state_dict(),
+            "replay": self.replay.state_dict(),
+            "rates": self.rates,
+            "trained": self.trained,
+        }
 
     def recall(self, step: int, saved: Mapping[str, Any], problems: Sequence[Problem]) -> None:
         """Go on after `step` optimizer steps from what `remembered` gave."""
         self.clock = Clock(step, self.clock.total)
         self.memory, self.replay = Memory(saved["memory"]), Replay.of(saved["replay"], problems)
-        self.rates = dict(saved["rates"])
+        self.rates, self.trained = dict(saved["rates"]), int(saved["trained"])
 
 
 def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier) -> StepReport | None:
@@ -88,6 +95,7 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
 
     # 6. Remember: what was written, what was measured; the teacher moves or does not.
     state.replay.admit([r for r in rollouts if r.weights_version == version], now.rollouts.remembers)
+    state.trained += sum(len(s.values[0]) for s in signals)
     state.memory.observe(recipe, state.clock, Seen(loss=total_loss(signals)))
     state.clock = Clock(state.clock.step + 1, state.clock.total)
     refreshed = engine.refresh_teacher(now.refresh, state.clock.step)
