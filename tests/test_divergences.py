@@ -34,6 +34,7 @@ from workbench.divergence import (
     SquaredHellinger,
     ToDi,
     TotalVariation,
+    weighted,
 )
 from workbench.errors import UsageError
 
@@ -356,6 +357,19 @@ def test_adaptive_kl_mixes_the_kls_by_the_gap_in_its_head(pair: tuple[Tensor, Te
     torch.testing.assert_close(closed_gradient(member, p, q), slope, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("few", [1, 2, 3, 128])
+def test_adaptive_kl_looks_as_far_as_it_must(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaked, flat and mixed rows: those that need few entries must not decide for the others."""
+    generator = torch.Generator().manual_seed(2)
+    scale = torch.tensor([[8.0], [0.1], [1.0], [3.0]], dtype=torch.float64)
+    teacher, student = (torch.randn(2, 4, 40, generator=generator, dtype=torch.float64) * scale).log_softmax(-1)
+    members = [AdaptiveKL(share, head) for share in (0.2, 0.5, 0.9) for head in ("crossing_is_tail", "smallest_set")]
+    expected = [member(teacher, student) for member in members]
+    monkeypatch.setattr(weighted, "FEW", few)
+    for member, known in zip(members, expected, strict=True):
+        torch.testing.assert_close(member(teacher, student), known, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_adaptive_kl_sees_no_numbering_even_among_equals(order: tuple[int, ...]) -> None:
     """The likeliest, the crossing and the last may each have an equal."""
@@ -427,6 +441,7 @@ def test_members_that_alpha_beta_contains(pair: tuple[Tensor, Tensor]) -> None:
         slope = closed_gradient(same, *pair) * times
         torch.testing.assert_close(closed_gradient(member, *pair), slope, rtol=1e-9, atol=1e-12)
     p, q = pair
+    assert not AlphaBeta(1.0, 1.0).f_divergence  # half the squared distance: merging entries can add
     torch.testing.assert_close(AlphaBeta(1.0, 1.0)(p, q), (p.exp() - q.exp()).square().sum() / 2, rtol=1e-9, atol=1e-12)
 
 
@@ -435,6 +450,13 @@ def test_members_that_alpha_beta_contains(pair: tuple[Tensor, Tensor]) -> None:
 def test_jeffreys_is_both_kls(pair: tuple[Tensor, Tensor]) -> None:
     p, q = pair
     torch.testing.assert_close(Jeffreys()(p, q), ForwardKL()(p, q) + ReverseKL()(p, q), rtol=1e-10, atol=1e-13)
+
+
+def test_only_where_its_powers_sum_to_one_is_alpha_beta_an_f_divergence() -> None:
+    apart, merged = (log(0.3, 0.3, 0.4), log(0.2, 0.2, 0.6)), (log(0.6, 0.4), log(0.4, 0.6))
+    for member in (AlphaBeta(1.0, 1.0), AlphaBeta(0.5, 0.8), AlphaBeta(0.4, 0.6), AlphaBeta(1.0, 0.0)):
+        grows = bool(member(*merged) > member(*apart) + 1e-12)
+        assert grows != member.f_divergence, member
 
 
 @pytest.mark.parametrize("inner", [d for d in ALL if d.genuine], ids=str)

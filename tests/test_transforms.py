@@ -162,11 +162,13 @@ def test_the_gradient_is_the_student_s_with_the_target_held(transform: Transform
 
 
 @every
-def test_no_gradient_reaches_the_teacher(transform: Transform) -> None:
+def test_no_gradient_reaches_the_teacher_nor_the_target(transform: Transform) -> None:
     generator = torch.Generator().manual_seed(0)
     teacher, student = (
         torch.randn(2, 6, generator=generator).log_softmax(-1).detach().requires_grad_() for _ in range(2)
     )
+    target, _ = transform(teacher.detach(), student)
+    assert not target.requires_grad
     ReverseKL()(*transform(teacher, student)).sum().backward()
     assert teacher.grad is None
     assert student.grad is not None

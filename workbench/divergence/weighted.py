@@ -15,6 +15,9 @@ from torch import Tensor
 from workbench.divergence.pair import Coefficient, Divergence, Pair
 from workbench.errors import UsageError
 
+FEW = 128
+"""How many of the likeliest entries `AdaptiveKL` looks at first."""
+
 
 @dataclass(frozen=True)
 class ToDi(Divergence):
@@ -80,12 +83,11 @@ class AdaptiveKL(Divergence):
     def prepare(self, pair: Pair, axis: int) -> Tensor:
         """(1, n): w."""
         p = pair.teacher
-        ordered = p.sort(axis, descending=True).values
-        mass = ordered.cumsum(axis)
         slack = 64 * torch.finfo(p.dtype).eps  # so that a mass of exactly `share` is seen as such
+        ordered, mass = _likeliest(p, axis, self.share + slack)
         smallest = self.head == "smallest_set"
         before = mass < self.share - slack if smallest else mass <= self.share + slack
-        at = before.sum(axis, keepdim=True).clamp(max=p.shape[axis] - 1)
+        at = before.sum(axis, keepdim=True).clamp(max=mass.shape[axis] - 1)
         crossing = ordered.gather(axis, at)
         head = p >= crossing if smallest else (p > crossing) | (p >= ordered.narrow(axis, 0, 1))
         gap = (p - pair.student).abs()
@@ -101,6 +103,22 @@ class AdaptiveKL(Divergence):
         """((1 - w) (1 - r), w)."""
         (weight,) = pair.row(self)
         return (1.0 - weight) * (1.0 - pair.log_ratio), weight.expand_as(pair.log_ratio)
+
+
+def _likeliest(p: Tensor, axis: int, mass: float) -> tuple[Tensor, Tensor]:
+    """The largest entries in descending order with their running sum, as many as it takes to pass `mass`.
+
+    On CPU 128 of a vocabulary cost a thirtieth of sorting it, and are enough for all but very flat distributions.
+    """
+    whole = p.shape[axis]
+    for k in (FEW, FEW * FEW):
+        if k < whole:
+            ordered = p.topk(k, axis).values
+            running = ordered.cumsum(axis)
+            if bool((running.narrow(axis, k - 1, 1) > mass).all()):
+                return ordered, running
+    ordered = p.sort(axis, descending=True).values
+    return ordered, ordered.cumsum(axis)
 
 
 @dataclass(frozen=True)
