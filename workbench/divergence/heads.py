@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,16 @@ class Head:
             z = torch.tanh(z / self.softcap) * self.softcap
         z = z / self.temperature
         return z if temperature is None else z / temperature.detach().to(dtype).unsqueeze(-1)
+
+    def take(self, entries: slice | Tensor) -> Head:
+        """The head of some entries of the vocabulary, by autograd; what it holds whole it shares."""
+        low_rank = self.low_rank
+        return replace(
+            self,
+            weight=self.weight[entries],
+            bias=None if self.bias is None else self.bias[entries],
+            low_rank=None if low_rank is None else replace(low_rank, up=low_rank.up[entries]),
+        )
 
     def checked(self, role: str) -> Head:
         """Itself, or UsageError (a ValueError) for factors that do not fit the weight."""

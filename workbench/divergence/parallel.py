@@ -20,6 +20,7 @@ from torch import Tensor
 from workbench.divergence.fused import formed
 from workbench.divergence.heads import Scored
 from workbench.divergence.loss import Call, Loss, Options, Part, TokenRows
+from workbench.divergence.pair import Divergence
 from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.tiles import Vocabulary
 from workbench.errors import UsageError
@@ -70,6 +71,19 @@ def parallel_loss(
 
     Every process of the shard's group calls it with the same rows and parts, and gets the same loss, values and
     statistics, the whole gradient of the hidden states, and its own piece of the head's. A sparse teacher is given
-    whole. Raises UsageError (a ValueError) as `fused_loss`, on every process alike.
+    whole. Raises UsageError (a ValueError) as `fused_loss`, on every process alike, and for a divergence that looks
+    at a token's whole vocabulary before it has entries.
     """
+    for part in parts:
+        if part.divergence is not None and isinstance(teacher, Scored) and _looks_ahead(part.divergence):
+            raise UsageError(
+                f"{part.divergence} needs a token's whole vocabulary at once, and no process has it."
+                " Only sums over entries can be shared. Use another divergence, or a head that is not cut."
+            )
     return formed(Call(student, teacher, rows, parts, options or Options(), shard))
+
+
+def _looks_ahead(divergence: Divergence) -> bool:
+    """Whether it prepares numbers of whole rows."""
+    source = getattr(divergence, "source", divergence)
+    return getattr(type(source), "prepare", None) is not getattr(Divergence, "prepare", None)
