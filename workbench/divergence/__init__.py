@@ -21,10 +21,12 @@ from workbench.divergence.family import (
 )
 from workbench.divergence.fused import fused_loss
 from workbench.divergence.generic import generic_loss
-from workbench.divergence.loss import Head, Loss, Options, Part, Scored, TokenRows
+from workbench.divergence.heads import Head, LowRank, Scored
+from workbench.divergence.loss import Loss, Options, Part, TokenRows
 from workbench.divergence.pair import Divergence, Pair
 from workbench.divergence.powers import AlphaBeta
 from workbench.divergence.reference import reference_loss
+from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.targets import AlphaMixture, GeometricBridge, TowardsTeacher
 from workbench.divergence.transforms import Temperature, TopK, Transform
 from workbench.divergence.weighted import AdaptiveKL, ConcreteScore, ToDi
@@ -44,6 +46,7 @@ __all__ = [
     "Head",
     "Jeffreys",
     "Loss",
+    "LowRank",
     "Options",
     "Pair",
     "Part",
@@ -51,6 +54,7 @@ __all__ = [
     "Scored",
     "SkewKL",
     "SkewReverseKL",
+    "SparseTeacher",
     "SquaredHellinger",
     "Temperature",
     "ToDi",

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from workbench.divergence import layouts
 from workbench.divergence.family import EntryClipped
-from workbench.divergence.layouts import Block, Gradients, Layout, Sink, Tiles
-from workbench.divergence.loss import Call, Found, part_weights, statistics, token_numbers
+from workbench.divergence.heads import Gradients, Scored
+from workbench.divergence.loss import Call, Found, needed, part_weights, statistics, token_numbers
 from workbench.divergence.pair import Coefficient, Divergence, Pair, exp_
+from workbench.divergence.sparse import SparseTeacher
+from workbench.divergence.tiles import Block, Scan, Sink, Tiles, Vocabulary
 
 
 class Chunk:
@@ -29,16 +31,11 @@ class Chunk:
         """Project both roles; the teacher first, because it may borrow the student's tile."""
         self.call, self.gradients, self.rows = call, gradients, rows
         kind = layouts.layout_for(call.student.hidden.device)
-        self.layout = kind(call.student, call.rows.ids, tiles)
-        entropy = call.options.entropies
-        teacher = call.teacher
-        self.teacher = None if teacher is None else self.layout.scan(teacher, "teacher", entropy)
-        self.student = self.layout.scan(call.student, "student", entropy)
-        self.stats = statistics(
-            call.rows,
-            (self.student.logp, self.student.entropy),
-            (None, None) if self.teacher is None else (self.teacher.logp, self.teacher.entropy),
-        )
+        self.layout = kind(call, tiles)
+        self.teacher: Scan | None = None
+        known = self._teacher(call.teacher)
+        self.student = self._student()
+        self.stats = statistics(call.rows, (self.student.logp, self.student.entropy), known)
         self.compared = [(k, p.divergence) for k, p in enumerate(call.parts) if p.divergence is not None]
         self.distances = self.student.normaliser.new_zeros(len(call.parts), self.layout.n)
         self.centres = torch.zeros_like(self.distances)
@@ -52,20 +49,54 @@ class Chunk:
         self.prepared = self._prepare()
         scales = self._sampled(weights)
         if self.compared and not measured:
-            for block in self.layout.blocks():
-                self._measure(self._pair(block), block)
+            self._compare()
         values = self._clip(scales)
         if self.gradients.wanted and self.call.parts:
             self._gradient(scales, measured)
-        turned = torch.stack([a.turned() for a in self.alignments]).any(0) if self.alignments else None
-        return Found(self.distances if measured else values, weights, self.stats, turned)
+        if measured:
+            values = self._joined()
+        turned = self._turned()
+        return Found(values, weights, self.stats, torch.stack(turned).any(0) if turned else None)
+
+    def _turned(self) -> list[Tensor]:
+        return [alignment.turned(self.call.vocabulary) for alignment in self.alignments]
+
+    def _teacher(self, teacher: Scored | SparseTeacher | None) -> tuple[Tensor | None, Tensor | None]:
+        """(log-prob of the written token, entropy)."""
+        entropy = self.call.options.entropies
+        if isinstance(teacher, Scored):
+            self.teacher = self.layout.scan(teacher, "teacher", entropy)
+            return self.teacher.logp, self.teacher.entropy
+        if teacher is None:
+            return None, None
+        logp, known = teacher.known(self.call.rows.ids, self.call.dtype)
+        return logp, known if entropy else None
+
+    def _student(self) -> Scan:
+        return self.layout.scan(self.call.student, "student", self.call.options.entropies)
+
+    def _compare(self) -> None:
+        """Step 3."""
+        for block in self.layout.blocks():
+            self._measure(self._pair(block), block)
+        self._joined()
+
+    def _joined(self) -> Tensor:
+        """Distances, once they and the c that are no constants are sums over the whole vocabulary."""
+        compared = [k for k, _ in self.compared]
+        open_ = [k for k, divergence in self.compared if divergence.centre is None]
+        sums = torch.cat((self.distances[compared], self.centres[open_]))
+        self.call.vocabulary.add(sums)
+        self.distances[compared], self.centres[open_] = sums[: len(compared)], sums[len(compared) :]
+        return self.distances
 
     def _sampled(self, weights: Tensor) -> Tensor:
         """What multiplies each part's gradient (K, n); values of sampled parts; every c that is known beforehand."""
         scales = weights.clone()
         for k, part in enumerate(self.call.parts):
             if part.sampled is not None:
-                advantage = token_numbers(part.sampled, self.stats, "sampled")
+                counted = needed(self.call.teacher, [part.weight])
+                advantage = token_numbers(part.sampled, self.stats, "sampled", counted)
                 self.distances[k] = -advantage * self.stats.student_logp
                 self.centres[k], scales[k] = -1.0, scales[k] * advantage
             elif part.divergence is not None and part.divergence.centre is not None:
@@ -125,21 +156,33 @@ class Chunk:
         alone = len(self.call.parts) == 1
         ones = torch.ones_like(scales) if alone else scales
         sampled = [k for k, part in enumerate(self.call.parts) if part.sampled is not None]
-        sink = Sink(self.gradients, self.rows, scales[0] if alone else None)
+        sink = Sink(self.gradients, self.rows, self._factor(scales if alone else None))
         centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0)
         for block in self.layout.blocks():
-            if self.compared:
-                pair = self._pair(block)
-                gradient = self._compared_gradient(pair, block, None if alone else scales, centre)
-                if measure:
-                    self._measure(pair, block)
-            else:
-                shifted = block.student - self.layout.row(self.student.normaliser, block)
-                gradient = exp_(shifted).mul_(self.layout.row(-centre, block))
+            gradient = self._made(block, None if alone else scales, centre, measure)
             if sampled:
                 self.layout.hot(block, gradient, hot)
             self.layout.take(block, gradient, sink)
         self.layout.finish(sink)
+
+    def _factor(self, scales: Tensor | None) -> Tensor | None:
+        """What multiplies whole rows: the only part's weight, and the slope of the token's temperature."""
+        temperature = self.layout.temperature
+        factor = None if scales is None else scales[0]
+        if temperature is None:
+            return factor
+        return 1.0 / temperature if factor is None else factor / temperature
+
+    def _made(self, block: Block, scales: Tensor | None, centre: Tensor, measure: bool) -> Tensor:
+        """A new tensor: the block's gradient but for the written tokens."""
+        if not self.compared:
+            shifted = block.student - self.layout.row(self.student.normaliser, block)
+            return exp_(shifted).mul_(self.layout.row(-centre, block))
+        pair = self._pair(block)
+        gradient = self._compared_gradient(pair, block, scales, centre)
+        if measure:
+            self._measure(pair, block)
+        return gradient
 
     def _compared_gradient(self, pair: Pair, block: Block, scales: Tensor | None, centre: Tensor) -> Tensor:
         """P_S (sum_k w_k A_k - centre) - p_T sum_k w_k B_k: a new tensor."""
@@ -162,7 +205,7 @@ class Chunk:
         return gradient
 
 
-def _whole(layout: Layout) -> Iterator[Block]:
+def _whole(layout: layouts.Layout) -> Iterator[Block]:
     """The tiles in pieces that hold the whole vocabulary of some tokens, in the tokens' order."""
     vocabulary = layout.student.shape[layout.axis]
     step = max(16, layouts.CPU_BLOCK // vocabulary)  # at least a cache line where a token is a column
@@ -199,8 +242,9 @@ class Alignment:
         for k, x in enumerate(products):
             self.sums[k, rows] += x.sum(axis)
 
-    def turned(self) -> Tensor:
+    def turned(self, vocabulary: Vocabulary) -> Tensor:
         """Cosine < 0, where it can be told from rounding."""
+        vocabulary.add(self.sums)
         both, clipped_p, whole_p, pp, c, c_whole, clipped2, whole2 = self.sums
         dot = both - c_whole * clipped_p - c * whole_p + c * c_whole * pp
         rounding = torch.finfo(dot.dtype).eps * 64 * (clipped2 * whole2).sqrt()

@@ -1,9 +1,9 @@
 """Hidden states to loss, per-token values and gradients, chunk by chunk: the hot loop.
 
 The gradient is formed where the logits live, so a dense divergence costs four matrix products (three with a frozen
-head, two without gradients, three for the student alone), and memory does not grow with the number of tokens: two
-tiles of chunk x V, and V x H for the head's gradient. `backward` only multiplies by the upstream scalar.
-`benchmarks/fused.py` measures it against its own matrix products.
+head, two without gradients, three for the student alone or with a sparse teacher), and memory does not grow with the
+number of tokens: two tiles of chunk x V (one with a sparse teacher), and V x H for the head's gradient. `backward` only
+multiplies by the upstream scalar. `benchmarks/fused.py` measures it against its own matrix products.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from workbench.divergence.chunks import Chunk
-from workbench.divergence.layouts import CPU_CHUNK, GPU_TILE_BYTES, Gradients, Tiles
-from workbench.divergence.loss import Call, Found, Loss, Options, Part, Scored, TokenRows, assemble
+from workbench.divergence.heads import Gradients, Scored
+from workbench.divergence.layouts import CPU_CHUNK, GPU_TILE_BYTES
+from workbench.divergence.loss import Call, Found, Loss, Options, Part, TokenRows, assemble
+from workbench.divergence.sparse import SparseTeacher
+from workbench.divergence.sparse_chunks import SparseChunk
+from workbench.divergence.tiles import Tiles
 from workbench.errors import UsageError
 
 
 def fused_loss(
     student: Scored,
-    teacher: Scored | None,
+    teacher: Scored | SparseTeacher | None,
     rows: TokenRows,
     parts: Sequence[Part],
     options: Options | None = None,
@@ -32,8 +36,9 @@ def fused_loss(
     """The loss sum_k sum_i w_ki value_ki over N tokens, with its gradient already formed.
 
     Args:
-        student: hidden states (N, H) and head. Whatever of hidden, head.weight and head.bias requires grad gets one.
-        teacher: hidden states (N, H_t) and head of the same vocabulary, constants; None if no part compares.
+        student: hidden states (N, H) and head. Whatever of hidden and the head's tensors requires grad gets one.
+        teacher: hidden states (N, H_t) and head of the same vocabulary, or some entries a token (`SparseTeacher`);
+            constants; None if no part compares.
         rows: what each row predicts.
         parts: the summands; they share the projections.
         options: see `Options`.
@@ -46,34 +51,38 @@ def fused_loss(
         UsageError: (a ValueError) for shapes that do not fit, a comparison without teacher, or a `term` part, which
             needs `generic_loss`.
     """
-    call = Call(student, teacher, rows, parts, options or Options()).checked()
+    return formed(Call(student, teacher, rows, parts, options or Options()))
+
+
+def formed(call: Call) -> Loss:
+    """`fused_loss` of a call, whatever of the vocabulary it holds."""
+    call, student, parts = call.checked(), call.student, call.parts
     if any(part.term is not None for part in parts):
         raise UsageError("fused_loss got a `term` part. Its gradient has no closed form here. Use generic_loss.")
     wanted = call.options.grad and torch.is_grad_enabled()
     with torch.no_grad():
         live = call.live()
         work = call if live is None else call.take(live)
-        gradients = _room(call, len(work.rows.ids)) if wanted else Gradients()
+        gradients = Gradients.of(student, len(work.rows.ids), call.dtype) if wanted else Gradients()
         out = assemble(call, live, _compute(work, gradients))
+        call.vocabulary.add(gradients.hidden, gradients.down)
         if live is not None and gradients.hidden is not None:
             whole = gradients.hidden.new_zeros(student.hidden.shape)
             gradients.hidden = whole.index_copy_(0, live, gradients.hidden)
     if not gradients.wanted:
         return out
-    head, attach = student.head, cast(Callable[..., Tensor], _Formed.apply)
-    return replace(out, loss=attach(student.hidden, head.weight, head.bias, out.loss, gradients))
+    attach = cast(Callable[..., Tensor], _Formed.apply)
+    return replace(out, loss=attach(out.loss, gradients, student.hidden, *student.head.tensors))
 
 
 class _Formed(torch.autograd.Function):
     """A scalar whose gradients exist already; they are handed over once, scaled in place."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: Tensor, gradients: Gradients
-    ) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: Gradients, *inputs: Tensor | None) -> Tensor:
         """Keep the gradients, pass the loss."""
         ctx.gradients = gradients
-        ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
         return loss.clone()
 
     @staticmethod
@@ -86,23 +95,8 @@ class _Formed(torch.autograd.Function):
                 " Call fused_loss again."
             )
         stored, ctx.gradients = ctx.gradients, None
-        triple = (stored.hidden, stored.weight, stored.bias)
-        return (
-            *(None if g is None else g.mul_(upstream).to(dtype) for g, dtype in zip(triple, ctx.dtypes, strict=True)),
-            None,
-            None,
-        )
-
-
-def _room(call: Call, n: int) -> Gradients:
-    """Accumulators for what requires grad, hidden states of n rows."""
-    hidden, head = call.student.hidden, call.student.head
-
-    def room(x: Tensor | None, *shape: int) -> Tensor | None:
-        return x.new_zeros(shape, dtype=call.dtype) if x is not None and x.requires_grad else None
-
-    v, h = head.weight.shape
-    return Gradients(room(hidden, n, h), room(head.weight, v, h), room(head.bias, v))
+        pairs = zip(stored.all, ctx.dtypes, strict=True)
+        return (None, None, *(None if g is None else g.mul_(upstream).to(dtype) for g, dtype in pairs))
 
 
 def _compute(call: Call, gradients: Gradients) -> list[Found]:
@@ -111,8 +105,10 @@ def _compute(call: Call, gradients: Gradients) -> list[Found]:
     chunks = call.chunks(call.options.chunk or _chunk(call))
     longest = max((rows.stop - rows.start for rows in chunks), default=0)
     compares = any(part.divergence is not None for part in call.parts)
-    tiles = Tiles(longest * vocabulary, call.student.hidden, call.dtype, compares)
-    return [Chunk(call.take(rows), tiles, gradients, rows).run() for rows in chunks]
+    sparse = compares and isinstance(call.teacher, SparseTeacher)
+    tiles = Tiles(longest * vocabulary, call.student.hidden, call.dtype, compares and not sparse)
+    kind = SparseChunk if sparse else Chunk
+    return [kind(call.take(rows), tiles, gradients, rows).run() for rows in chunks]
 
 
 def _chunk(call: Call) -> int:

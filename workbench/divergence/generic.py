@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from workbench.divergence.heads import Scored
 from workbench.divergence.loss import (
     Call,
     Found,
     Loss,
     Options,
     Part,
-    Scored,
     TokenRows,
     assemble,
+    needed,
     part_weights,
     statistics,
     token_numbers,
 )
+from workbench.divergence.sparse import SparseTeacher
 from workbench.records import Tokens
 
 CHUNK = 256
@@ -34,7 +36,7 @@ CHUNK = 256
 
 def generic_loss(
     student: Scored,
-    teacher: Scored | None,
+    teacher: Scored | SparseTeacher | None,
     rows: TokenRows,
     parts: Sequence[Part],
     options: Options | None = None,
@@ -46,9 +48,9 @@ def generic_loss(
     call = Call(student, teacher, rows, parts, options or Options()).checked()
     live = call.live()
     work = call if live is None else call.take(live)
-    head, found = student.head, list[Found]()
+    found = list[Found]()
     # Zero, and of everything that wants a gradient: no row may be alive.
-    anchors = [x for x in (student.hidden, head.weight, head.bias) if x is not None]
+    anchors = [x for x in (student.hidden, *student.head.tensors) if x is not None]
     total = torch.stack([x[:0].sum(dtype=call.dtype) for x in anchors]).sum()
     with torch.set_grad_enabled(call.options.grad and torch.is_grad_enabled()):
         for index in work.chunks(call.options.chunk or CHUNK):
@@ -62,17 +64,20 @@ def generic_loss(
 
 def _values(chunk: Call, hidden: Tensor) -> tuple[Tensor, ...]:
     """Values and weights (K, n) and the statistics, flat, because a checkpoint returns tensors."""
-    logp = chunk.student.head.logits(hidden.to(chunk.dtype)).log_softmax(-1)
-    teacher = None
-    if chunk.teacher is not None:
+    temperature, entropies = chunk.rows.temperature, chunk.options.entropies
+    logp, teacher = chunk.student.head.logits(hidden.to(chunk.dtype), temperature).log_softmax(-1), None
+    if isinstance(chunk.teacher, Scored):
         with torch.no_grad():
-            teacher = chunk.teacher.head.logits(chunk.teacher.hidden.to(chunk.dtype)).log_softmax(-1)
-    entropies = chunk.options.entropies
+            logits = chunk.teacher.head.logits(chunk.teacher.hidden.to(chunk.dtype), temperature)
+            teacher = logits.log_softmax(-1)
     roles = [_known(p, chunk.rows.ids, entropies) for p in (logp.detach(), teacher)]
+    if isinstance(chunk.teacher, SparseTeacher):
+        target, entropy = chunk.teacher.known(chunk.rows.ids, chunk.dtype)
+        roles[1] = target, entropy if entropies else None
     tokens = Tokens(statistics(chunk.rows, *roles), logp, teacher)
     with torch.no_grad():
         weights = part_weights(chunk, tokens.stats)
-    values = [_clipped(part, _value(part, tokens)) for part in chunk.parts]
+    values = [_clipped(part, _value(part, tokens, chunk.teacher)) for part in chunk.parts]
     known = [x for role in roles for x in role if x is not None]
     return torch.stack(values) if values else torch.zeros_like(weights), weights, *known
 
@@ -92,12 +97,14 @@ def _found(chunk: Call, values: Sequence[Tensor]) -> Found:
     return Found(values[0].detach(), values[1], statistics(chunk.rows, known[:2], known[2:]), None)
 
 
-def _value(part: Part, tokens: Tokens) -> Tensor:
+def _value(part: Part, tokens: Tokens, teacher: Scored | SparseTeacher | None) -> Tensor:
+    if part.divergence is not None and isinstance(teacher, SparseTeacher):
+        return part.divergence(*teacher.pair(tokens.student))
     if part.divergence is not None:
         assert tokens.teacher is not None
         return part.divergence(tokens.teacher, tokens.student)
     if part.sampled is not None:
-        advantage = token_numbers(part.sampled, tokens.stats, "sampled")
+        advantage = token_numbers(part.sampled, tokens.stats, "sampled", needed(teacher, [part.weight]))
         return -advantage * tokens.student.gather(1, tokens.stats.ids[:, None])[:, 0]
     assert part.term is not None
     return part.term(tokens)

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workbench.divergence.loss import Head, Scored
-from workbench.divergence.pair import LOG_FLOOR, exp_
+from workbench.divergence.heads import (
+    LowRank,
+    Scored,
+    accumulate,
+    cap,
+    floored_bias,
+    inner,
+    outer,
+    product,
+    times,
+    uncap,
+)
+from workbench.divergence.loss import Call
+from workbench.divergence.tiles import Apart, Block, Running, Scan, Sink, Tiles
 
 CPU_CHUNK = 256
 """Tokens a chunk: fewer stream the head from memory too often, more enlarge the tiles for nothing."""
@@ -26,97 +37,23 @@ GPU_BLOCK = 1 << 24
 """Entries a block on accelerators: bounds the temporaries of the elementwise passes."""
 
 
-@dataclass
-class Gradients:
-    """Accumulators of one call, float32 (or float64); None where nothing asks."""
-
-    hidden: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any gradient is wanted."""
-        return any(g is not None for g in (self.hidden, self.weight, self.bias))
-
-
-@dataclass
-class Block:
-    """A piece of the tiles: vocabulary entries from `lo` up to `hi`, of the chunk's tokens `rows`."""
-
-    lo: int
-    hi: int
-    rows: slice
-    student: Tensor
-    teacher: Tensor | None
-
-
-@dataclass
-class Scan:
-    """What one role's logits come to, a number a token."""
-
-    normaliser: Tensor
-    """log sum_v e^z."""
-    target: Tensor
-    """The logit of the token that was written."""
-    entropy: Tensor | None
-
-    @property
-    def logp(self) -> Tensor:
-        """Log-prob of the token that was written, nats."""
-        return self.target - self.normaliser
-
-
-class Running:
-    """Log-sum-exp and entropy of n rows of logits that arrive block by block."""
-
-    def __init__(self, n: int, like: Tensor, entropy: bool) -> None:
-        """Nothing seen yet."""
-        self.total = torch.zeros(n, dtype=like.dtype, device=like.device)
-        self.peak = torch.full_like(self.total, torch.finfo(like.dtype).min / 4)
-        self.moment = torch.zeros_like(self.total) if entropy else None  # sum e^(z - peak) (z - peak)
-
-    def see(self, z: Tensor, axis: int, rows: slice) -> None:
-        """Some more of the vocabulary, for some of the rows."""
-        old = self.peak[rows]
-        peak = torch.maximum(old, z.amax(axis))
-        shifted = z - peak.unsqueeze(axis)
-        powers = exp_(shifted.clone() if self.moment is not None else shifted)
-        shrink = (old - peak).exp_()
-        if self.moment is not None:
-            moved = (self.moment[rows] + self.total[rows] * (old - peak)) * shrink
-            self.moment[rows] = moved + shifted.mul_(powers).sum(axis)
-        self.total[rows] = self.total[rows] * shrink + powers.sum(axis)
-        self.peak[rows] = peak
-
-    def scan(self, target: Tensor) -> Scan:
-        """The results, when all has been seen."""
-        entropy = None if self.moment is None else self.total.log() - self.moment / self.total
-        return Scan(self.total.log() + self.peak, target, entropy)
-
-
-@dataclass
-class Sink:
-    """Where a chunk's gradient goes."""
-
-    gradients: Gradients
-    rows: slice
-    """Which rows of the call this chunk is."""
-    factor: Tensor | None
-    """(n,) what multiplies a token's whole gradient and is not yet in the blocks."""
-
-
 class Layout(ABC):
     """Tiles for one chunk. `axis` is the vocabulary's."""
 
     axis: int
 
-    def __init__(self, student: Scored, ids: Tensor, tiles: Tiles) -> None:
-        """`student` and `ids` of the chunk's n tokens."""
-        self.scored, self.ids, self.n = student, ids, len(ids)
+    def __init__(self, call: Call, tiles: Tiles) -> None:
+        """`call` holds the chunk's n tokens."""
+        self.scored, self.vocabulary, self.n = call.student, call.vocabulary, len(call.rows.ids)
+        self.held = len(self.scored.head.weight)
         self.dtype = tiles.student.dtype
         self.student = self.shape(tiles.student)
         self.teacher = None if tiles.teacher is None else self.shape(tiles.teacher)
+        self.ids = call.rows.ids - self.vocabulary.first
+        temperature = call.rows.temperature
+        self.temperature = None if temperature is None else temperature.detach().to(self.dtype)
+        self.apart: Apart | None = None
+        """What the student's scan sees apart."""
 
     @abstractmethod
     def shape(self, tile: Tensor) -> Tensor:
@@ -147,21 +84,39 @@ class Layout(ABC):
         tile = self.student if role == "student" or self.teacher is None else self.teacher
         running = Running(self.n, tile, entropy)
         self.project(scored, tile, running)
-        target = tile.gather(self.axis, self.ids.unsqueeze(self.axis)).squeeze(self.axis)
+        running.join(self.vocabulary)
+        if self.apart is not None:
+            self.apart.join(running, self.vocabulary)
+        ids, here = self._written()
+        target = tile.gather(self.axis, ids.unsqueeze(self.axis)).squeeze(self.axis) * here
+        self.vocabulary.add(target)
         return running.scan(target)
 
     def row(self, x: Tensor, block: Block) -> Tensor:
         """A number a token, shaped to broadcast against the block."""
         return x[block.rows].unsqueeze(self.axis)
 
+    def place(self, block: Block, gradient: Tensor, numbers: Tensor) -> None:
+        """Overwrite what stands apart by `numbers` (n, K or more)."""
+        assert self.apart is not None
+        lo, hi = self._span(block)
+        some = self.apart.within(lo, hi)
+        gradient[self.apart.at(some, lo)] = self.apart.of(numbers, some)
 
-class Tiles:
-    """Flat storage for one chunk's logits, allocated once a call."""
+    @abstractmethod
+    def _span(self, block: Block) -> tuple[int, int]:
+        """Where the block begins and ends, along the axis that is cut into blocks."""
 
-    def __init__(self, size: int, like: Tensor, dtype: torch.dtype, teacher: bool) -> None:
-        """`size` entries a role; `teacher`: whether the whole teacher distribution is needed."""
-        self.student = torch.empty(size, dtype=dtype, device=like.device)
-        self.teacher = torch.empty_like(self.student) if teacher else None
+    def _written(self) -> tuple[Tensor, Tensor]:
+        """Where the written tokens are, and whether they are here (n,); somewhere, where they are not."""
+        here = (self.ids >= 0) & (self.ids < self.held)
+        return self.ids.clamp(0, self.held - 1), here
+
+    def _see(self, running: Running, z: Tensor, block: Block) -> None:
+        if self.apart is not None:
+            self.apart.see(running, z, self._span(block), block.rows)
+        else:
+            running.see(z, self.axis, block.rows)
 
 
 class Columns(Layout):
@@ -171,29 +126,31 @@ class Columns(Layout):
 
     def shape(self, tile: Tensor) -> Tensor:
         """[V, n]."""
-        vocabulary = len(self.scored.head.weight)
-        return tile[: vocabulary * self.n].view(vocabulary, self.n)
+        return tile[: self.held * self.n].view(self.held, self.n)
 
-    def _ranges(self) -> Iterator[tuple[int, int]]:
-        vocabulary = len(self.scored.head.weight)
-        step = max(1, CPU_BLOCK // max(1, self.n))
-        for lo in range(0, vocabulary, step):
-            yield lo, min(vocabulary, lo + step)
+    def _span(self, block: Block) -> tuple[int, int]:
+        return block.lo, block.hi
 
     def project(self, scored: Scored, tile: Tensor, running: Running) -> None:
         """One product a block; the scale is in the hidden states."""
-        head, gain = scored.head, _inner(scored.head)
-        columns = _times(scored.hidden.to(self.dtype), gain).t()
-        for lo, hi in self._ranges():
-            torch.mm(head.weight[lo:hi].to(self.dtype), columns, out=tile[lo:hi])
+        head, gain = scored.head, inner(scored.head)
+        columns = times(scored.hidden.to(self.dtype), gain).t()
+        low = None if head.low_rank is None else head.low_rank.down.to(self.dtype) @ columns * head.low_rank.scale
+        for block in self.blocks():
+            lo, hi = block.lo, block.hi
+            z = torch.mm(head.weight[lo:hi].to(self.dtype), columns, out=tile[lo:hi])
+            if head.low_rank is not None and low is not None:
+                z.addmm_(head.low_rank.up[lo:hi].to(self.dtype), low)
             if head.bias is not None:
-                tile[lo:hi].add_(_bias(head, self.dtype)[lo:hi].mul(gain).unsqueeze(1))
-            _cap(head, tile[lo:hi])
-            running.see(tile[lo:hi], 0, slice(None))
+                z.add_(floored_bias(head, self.dtype)[lo:hi].mul(gain).unsqueeze(1))
+            cap(head, z, self.temperature)
+            self._see(running, z, block)
 
     def blocks(self) -> Iterator[Block]:
         """All tokens, some of the vocabulary."""
-        for lo, hi in self._ranges():
+        step = max(1, CPU_BLOCK // max(1, self.n))
+        for lo in range(0, self.held, step):
+            hi = min(self.held, lo + step)
             teacher = None if self.teacher is None else self.teacher[lo:hi]
             yield Block(lo, hi, slice(None), self.student[lo:hi], teacher)
 
@@ -204,21 +161,32 @@ class Columns(Layout):
 
     def take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
         """Both products while the block is in cache; what multiplies a whole row is left to the hidden states."""
-        head, grads = self.scored.head, sink.gradients
-        _uncap(head, block.student, gradient)
+        head, grads, held = self.scored.head, sink.gradients, slice(block.lo, block.hi)
+        uncap(head, block.student, gradient, self.temperature)
         if grads.hidden is not None:
-            self._hidden().addmm_(head.weight[block.lo : block.hi].to(self.dtype).t(), gradient)
+            self._hidden().addmm_(head.weight[held].to(self.dtype).t(), gradient)
         if grads.weight is not None:
-            grads.weight[block.lo : block.hi].addmm_(gradient, self._rows(sink))
+            grads.weight[held].addmm_(gradient, self._rows(sink))
         if grads.bias is not None:
             by = gradient if sink.factor is None else gradient * sink.factor
-            grads.bias[block.lo : block.hi] += by.sum(1).mul_(_outer(head))
+            grads.bias[held] += by.sum(1).mul_(outer(head))
+        if head.low_rank is not None and grads.low:
+            self._low(head.low_rank).addmm_(head.low_rank.up[held].to(self.dtype).t(), gradient)
+        if head.low_rank is not None and grads.up is not None:
+            grads.up[held].addmm_(gradient, self._low_rows(head.low_rank, sink))
 
     def finish(self, sink: Sink) -> None:
         """Transpose, scale, store."""
-        if sink.gradients.hidden is not None:
-            gradient = self._hidden().t() * _outer(self.scored.head)
-            sink.gradients.hidden[sink.rows] = gradient if sink.factor is None else gradient * sink.factor.unsqueeze(1)
+        grads, low_rank = sink.gradients, self.scored.head.low_rank
+        if low_rank is not None and grads.low:
+            low = self._low(low_rank).mul_(low_rank.scale)
+            if grads.hidden is not None:
+                self._hidden().addmm_(low_rank.down.to(self.dtype).t(), low)
+            if grads.down is not None:
+                grads.down.addmm_(low, self._rows(sink))
+        if grads.hidden is not None:
+            gradient = self._hidden().t() * outer(self.scored.head)
+            grads.hidden[sink.rows] = gradient if sink.factor is None else gradient * sink.factor.unsqueeze(1)
 
     def _hidden(self) -> Tensor:
         """[H, n] accumulator."""
@@ -226,11 +194,24 @@ class Columns(Layout):
             self._sum = torch.zeros(self.scored.hidden.shape[1], self.n, dtype=self.dtype)
         return self._sum
 
+    def _low(self, low_rank: LowRank) -> Tensor:
+        """[r, n] accumulator."""
+        if not hasattr(self, "_low_sum"):
+            self._low_sum = torch.zeros(len(low_rank.down), self.n, dtype=self.dtype)
+        return self._low_sum
+
     def _rows(self, sink: Sink) -> Tensor:
+        """[n, H]: what the head's gradient is a product with."""
         if not hasattr(self, "_left"):
-            left = _times(self.scored.hidden.to(self.dtype), _outer(self.scored.head))
+            left = times(self.scored.hidden.to(self.dtype), outer(self.scored.head))
             self._left = left if sink.factor is None else left * sink.factor.unsqueeze(1)
         return self._left
+
+    def _low_rows(self, low_rank: LowRank, sink: Sink) -> Tensor:
+        """[n, r]: the same, of `up`."""
+        if not hasattr(self, "_low_left"):
+            self._low_left = self._rows(sink) @ low_rank.down.to(self.dtype).t() * low_rank.scale
+        return self._low_left
 
 
 class Rows(Layout):
@@ -243,105 +224,77 @@ class Rows(Layout):
 
     def shape(self, tile: Tensor) -> Tensor:
         """[n, V]."""
-        vocabulary = len(self.scored.head.weight)
-        return tile[: vocabulary * self.n].view(self.n, vocabulary)
+        return tile[: self.held * self.n].view(self.n, self.held)
 
-    def _ranges(self) -> Iterator[slice]:
-        step = max(1, GPU_BLOCK // len(self.scored.head.weight))
-        for lo in range(0, self.n, step):
-            yield slice(lo, min(self.n, lo + step))
+    def _span(self, block: Block) -> tuple[int, int]:
+        return block.rows.start, block.rows.stop
 
     def project(self, scored: Scored, tile: Tensor, running: Running) -> None:
         """The scale is applied in float32, after the product."""
-        head, gain = scored.head, _inner(scored.head)
+        head, gain = scored.head, inner(scored.head)
         product(scored.hidden, head.weight.t(), tile)
-        for rows in self._ranges():
-            z = tile[rows]
+        if head.low_rank is not None:
+            low = scored.hidden.to(self.dtype) @ head.low_rank.down.to(self.dtype).t() * head.low_rank.scale
+            tile.addmm_(low, head.low_rank.up.to(self.dtype).t())
+        for block in self.blocks():
+            z = tile[block.rows]
             if gain != 1.0:
                 z.mul_(gain)
             if head.bias is not None:
-                z.add_(_bias(head, self.dtype).mul(gain))
-            _cap(head, z)
-            running.see(z, 1, rows)
+                z.add_(floored_bias(head, self.dtype).mul(gain))
+            cap(head, z, self._warmth(block))
+            self._see(running, z, block)
 
     def blocks(self) -> Iterator[Block]:
         """The whole vocabulary, some of the tokens."""
-        for rows in self._ranges():
+        step = max(1, GPU_BLOCK // self.held)
+        for lo in range(0, self.n, step):
+            rows = slice(lo, min(self.n, lo + step))
             teacher = None if self.teacher is None else self.teacher[rows]
-            yield Block(0, len(self.scored.head.weight), rows, self.student[rows], teacher)
+            yield Block(0, self.held, rows, self.student[rows], teacher)
 
     def hot(self, block: Block, gradient: Tensor, amount: Tensor) -> None:
         """One entry a row."""
-        gradient.scatter_add_(1, self.ids[block.rows].unsqueeze(1), -amount[block.rows].unsqueeze(1))
+        ids, here = self._written()
+        gradient.scatter_add_(1, ids[block.rows].unsqueeze(1), -(amount * here)[block.rows].unsqueeze(1))
 
     def take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
         """Into the student's tile, complete, in float32: rounding to the operands' type comes last."""
-        _uncap(self.scored.head, block.student, gradient)
+        uncap(self.scored.head, block.student, gradient, self._warmth(block))
         if sink.factor is not None:
             gradient.mul_(self.row(sink.factor, block))
-        torch.mul(gradient, _outer(self.scored.head), out=block.student)
+        torch.mul(gradient, outer(self.scored.head), out=block.student)
 
     def finish(self, sink: Sink) -> None:
-        """Both products of the chunk."""
-        grads, weight = sink.gradients, self.scored.head.weight
-        operand = self.student.to(weight.dtype)
+        """The products of the chunk."""
+        grads, head = sink.gradients, self.scored.head
+        operand = self.student.to(head.weight.dtype)
         if grads.hidden is not None:
-            product(operand, weight, grads.hidden[sink.rows])
+            product(operand, head.weight, grads.hidden[sink.rows])
         if grads.weight is not None:
-            accumulate(grads.weight, operand.t(), self.scored.hidden.to(weight.dtype))
+            accumulate(grads.weight, operand.t(), self.scored.hidden.to(head.weight.dtype))
         if grads.bias is not None:
             grads.bias += self.student.sum(0)
+        if head.low_rank is not None:
+            self._finish_low(head.low_rank, sink)
+
+    def _finish_low(self, low_rank: LowRank, sink: Sink) -> None:
+        """The factors are thin: in the tile's own type."""
+        grads, hidden = sink.gradients, self.scored.hidden.to(self.dtype)
+        down = low_rank.down.to(self.dtype) * low_rank.scale
+        if grads.low:
+            low = self.student @ low_rank.up.to(self.dtype)
+            if grads.hidden is not None:
+                grads.hidden[sink.rows].addmm_(low, down)
+            if grads.down is not None:
+                grads.down.addmm_(low.t(), hidden, alpha=low_rank.scale)
+        if grads.up is not None:
+            grads.up.addmm_(self.student.t(), hidden @ down.t())
+
+    def _warmth(self, block: Block) -> Tensor | None:
+        return None if self.temperature is None else self.row(self.temperature, block)
 
 
 def layout_for(device: torch.device) -> type[Layout]:
     """Columns on CPU, where `W h^T` is the faster product and blocks fit the cache; rows elsewhere."""
     return Columns if device.type == "cpu" else Rows
-
-
-def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """`a @ b` into `out` (float32 or float64); low-precision operands stay as they are where that is possible."""
-    if a.dtype == b.dtype == out.dtype:
-        return torch.mm(a, b, out=out)
-    if a.is_cuda and a.dtype == b.dtype:
-        return torch.mm(a, b, out_dtype=out.dtype, out=out)
-    return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
-
-
-def accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """`into += a @ b`, summed in the type of `into`."""
-    if a.is_cuda and a.dtype == b.dtype != into.dtype:
-        torch.addmm(into, a, b, out_dtype=into.dtype, out=into)
-    else:
-        into.addmm_(a.to(into.dtype), b.to(into.dtype))
-
-
-def _inner(head: Head) -> float:
-    """What multiplies h W^T + b before the cap, or altogether without one."""
-    return head.scale / (head.temperature if head.softcap is None else head.softcap)
-
-
-def _outer(head: Head) -> float:
-    """Slope of a logit in h W^T + b, less the cap's own."""
-    return head.scale / head.temperature
-
-
-def _times(x: Tensor, by: float) -> Tensor:
-    return x if by == 1.0 else x * by
-
-
-def _bias(head: Head, dtype: torch.dtype) -> Tensor:
-    """Floored, because a bias of -inf is how vocabularies are cut and differences of logits must stay numbers."""
-    assert head.bias is not None
-    return head.bias.to(dtype).clamp(min=LOG_FLOOR)
-
-
-def _cap(head: Head, z: Tensor) -> None:
-    if head.softcap is not None:
-        z.tanh_().mul_(head.softcap / head.temperature)
-
-
-def _uncap(head: Head, logits: Tensor, gradient: Tensor) -> None:
-    """Through the cap: the slope of s tanh(x / s) is 1 - tanh^2."""
-    if head.softcap is not None:
-        slope = (logits * (head.temperature / head.softcap)).square_().neg_().add_(1.0)
-        gradient.mul_(slope)

@@ -10,45 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.divergence.heads import Scored
 from workbench.divergence.pair import Divergence
+from workbench.divergence.sparse import SparseTeacher
+from workbench.divergence.tiles import Vocabulary
 from workbench.errors import UsageError
 from workbench.records import Tokens, TokenStats
 
 TokenFunction = Callable[[TokenStats], Tensor]
 """(n,) numbers from what is known about n tokens; pure, and treated as constants by the gradient."""
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """What turns hidden states into logits: softcap(scale * (h W^T + b)) / temperature, softcap(x) = s tanh(x / s).
-
-    `weight` may be the embedding (tied): its gradient is returned for the shared parameter. Gemma caps, Cohere scales.
-    """
-
-    weight: Float[Tensor, "v h"]
-    bias: Float[Tensor, " v"] | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-    temperature: float = 1.0
-
-    def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        """All of them, by autograd, in the dtype of `hidden`: for the inspector, the generic path and the reference."""
-        dtype = hidden.dtype
-        z = hidden @ self.weight.to(dtype).t()
-        if self.bias is not None:
-            z = z + self.bias.to(dtype)
-        z = z * self.scale
-        if self.softcap is not None:
-            z = torch.tanh(z / self.softcap) * self.softcap
-        return z / self.temperature
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """One role's hidden states, each of which predicts one completion token, and the head that reads them."""
-
-    hidden: Float[Tensor, "n h"]
-    head: Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +29,19 @@ class TokenRows:
     position: Int[Tensor, " n"]
     behaviour: Float[Tensor, " n"]
     advantage: Float[Tensor, " n"]
+    temperature: Float[Tensor, " n"] | None = None
+    """Divides the logits of both roles at each token, after the softcap and beside the heads' own temperature: every
+    part, value and statistic is that of the tempered distributions (AdaKD, 2510.11615). A constant."""
 
     def take(self, index: Tensor | slice) -> TokenRows:
         """Some of the rows."""
-        return TokenRows(self.ids[index], self.position[index], self.behaviour[index], self.advantage[index])
+        return TokenRows(
+            self.ids[index],
+            self.position[index],
+            self.behaviour[index],
+            self.advantage[index],
+            None if self.temperature is None else self.temperature[index],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +108,23 @@ class Call:
     """A call: what every path starts from."""
 
     student: Scored
-    teacher: Scored | None
+    teacher: Scored | SparseTeacher | None
     rows: TokenRows
     parts: Sequence[Part]
     options: Options = field(default_factory=Options)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    """Which of the vocabulary the heads hold."""
 
     def checked(self) -> Call:
         """Itself, or UsageError (a ValueError) for shapes and combinations that cannot be computed."""
-        n, (v, h) = len(self.rows.ids), self.student.head.weight.shape
+        n, (held, h) = len(self.rows.ids), self.student.head.checked("student").weight.shape
         if self.student.hidden.shape != (n, h):
             raise UsageError(_mismatch("student hidden states", self.student.hidden, (n, h)))
-        if self.teacher is not None and self.teacher.hidden.shape != (n, self.teacher.head.weight.shape[1]):
-            raise UsageError(_mismatch("teacher hidden states", self.teacher.hidden, (n, "its head's width")))
-        if self.teacher is not None and len(self.teacher.head.weight) != v:
-            raise UsageError(
-                f"Teacher and student have {len(self.teacher.head.weight)} and {v} logits. They are compared entry by"
-                " entry. Slice the padded vocabulary, or use a teacher with the same tokenizer."
-            )
+        v = self.vocabulary.size(held)
+        if isinstance(self.teacher, SparseTeacher):
+            self._checked_sparse(self.teacher.checked(n, v))
+        elif self.teacher is not None:
+            self._checked_dense(self.teacher)
         for part in self.parts:
             if part.weight.shape != (n,):
                 raise UsageError(_mismatch("a part's weight", part.weight, (n,)))
@@ -156,18 +135,54 @@ class Call:
                 )
         if n and not 0 <= int(self.rows.ids.min()) <= int(self.rows.ids.max()) < v:
             raise UsageError(f"Token ids must lie in 0..{v - 1}. The head has no other rows. Check the tokenizer.")
+        self._checked_temperature()
         return self
+
+    def _checked_dense(self, teacher: Scored) -> None:
+        n, v = len(self.rows.ids), len(self.student.head.weight)
+        if teacher.hidden.shape != (n, teacher.head.checked("teacher").weight.shape[1]):
+            raise UsageError(_mismatch("teacher hidden states", teacher.hidden, (n, "its head's width")))
+        if len(teacher.head.weight) != v:
+            raise UsageError(
+                f"Teacher and student have {len(teacher.head.weight)} and {v} logits. They are compared entry by"
+                " entry. Slice the padded vocabulary, or use a teacher with the same tokenizer."
+            )
+
+    def _checked_sparse(self, teacher: SparseTeacher) -> None:
+        if any(part.term is not None for part in self.parts):
+            raise UsageError(
+                f"A `term` part sees whole distributions, but the teacher is known at {teacher.ids.shape[1]} entries"
+                " a token. Use a divergence, or a teacher with hidden states."
+            )
+        if self.rows.temperature is not None:
+            raise UsageError(
+                "Token temperatures were given with a sparse teacher. The log-probs of some entries cannot be brought"
+                " to another temperature. Use a teacher with hidden states."
+            )
+
+    def _checked_temperature(self) -> None:
+        temperature = self.rows.temperature
+        if temperature is None:
+            return
+        if temperature.shape != self.rows.ids.shape:
+            raise UsageError(_mismatch("the token temperatures", temperature, (len(self.rows.ids),)))
+        if not bool(((temperature > 0) & temperature.isfinite()).all()):
+            raise UsageError("A token temperature is not a number > 0. It divides logits. 1 changes nothing.")
 
     def take(self, index: Tensor | slice) -> Call:
         """The call restricted to some rows."""
-        teacher = self.teacher
         return replace(
             self,
             student=replace(self.student, hidden=self.student.hidden[index]),
-            teacher=None if teacher is None else replace(teacher, hidden=teacher.hidden[index]),
+            teacher=self._teacher(index),
             rows=self.rows.take(index),
             parts=[replace(part, weight=part.weight[index]) for part in self.parts],
         )
+
+    def _teacher(self, index: Tensor | slice) -> Scored | SparseTeacher | None:
+        if isinstance(self.teacher, Scored):
+            return replace(self.teacher, hidden=self.teacher.hidden[index])
+        return None if self.teacher is None else self.teacher.take(index)
 
     def live(self) -> Tensor | None:
         """Rows with a weight in some part; None if all have one."""
@@ -213,15 +228,36 @@ def statistics(rows: TokenRows, student: Sequence[Tensor | None], teacher: Seque
     )
 
 
-def token_numbers(function: TokenFunction, stats: TokenStats, name: str) -> Tensor:
-    """What a token function says, as constants. Raises UsageError on another shape than (n,)."""
+def needed(teacher: Scored | SparseTeacher | None, weights: Sequence[Tensor]) -> Tensor | None:
+    """(n,) where some weight is not 0, for `token_numbers`; None: the teacher knows everything."""
+    if not isinstance(teacher, SparseTeacher) or not weights:
+        return None
+    return torch.stack([weight != 0 for weight in weights]).any(0)
+
+
+def token_numbers(function: TokenFunction, stats: TokenStats, name: str, needed: Tensor | None = None) -> Tensor:
+    """What a token function says, as constants.
+
+    Raises UsageError on another shape than (n,), and on NaN where a number is `needed` and a sparse teacher does not
+    know what the function asks for; where it is not needed NaN becomes 0.
+    """
     numbers = function(stats).detach()
     if numbers.shape != stats.student_logp.shape:
         raise UsageError(
             f"`{name}` returned shape {tuple(numbers.shape)} for {len(stats.ids)} tokens. One number a token is needed."
             " Reduce over nothing, and keep nothing between calls."
         )
-    return numbers.to(stats.student_logp)
+    numbers = numbers.to(stats.student_logp)
+    if needed is None:
+        return numbers
+    lacking = numbers.isnan()
+    for what, given in (("log-prob of the written token", stats.teacher_logp), ("entropy", stats.teacher_entropy)):
+        if given is not None and bool((lacking & needed & given.isnan()).any()):
+            raise UsageError(
+                f"`{name}` needs the teacher's {what} at a token where a sparse teacher does not know it."
+                " It has some entries of the distribution only. Give target_logp and entropy with it, or ask for less."
+            )
+    return numbers.masked_fill(lacking & ~needed, 0.0)
 
 
 def part_weights(call: Call, stats: TokenStats) -> Tensor:
@@ -232,7 +268,8 @@ def part_weights(call: Call, stats: TokenStats) -> Tensor:
     weights = torch.stack([_own_weight(part, stats) for part in call.parts])
     if call.options.token_weight is None:
         return weights
-    return weights * token_numbers(call.options.token_weight, stats, "token_weight")
+    counted = needed(call.teacher, list(weights))
+    return weights * token_numbers(call.options.token_weight, stats, "token_weight", counted)
 
 
 def _own_weight(part: Part, stats: TokenStats) -> Tensor:

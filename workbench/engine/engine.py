@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.divergence import Head
+from workbench.engine.heads import projection
 from workbench.engine.loading import Loaded
 from workbench.engine.rendering import Rendered, Renderer, stop_ids
 from workbench.engine.roles import TeacherWeights, teacher_weights, with_lora
@@ -300,16 +301,17 @@ def decoder(model: Any) -> Any:
 
 
 def head_of(model: Any) -> Head:
-    """The head of a causal LM; Gemma's softcap, Cohere's and Granite's logit scale included."""
+    """The head of a causal LM; Gemma's softcap, Cohere's and Granite's logit scale, and LoRA on it included."""
     base = base_model(model)
-    linear = base.get_output_embeddings()
+    weight, bias, low_rank = projection(base.get_output_embeddings())
     config = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     return Head(
-        weight=linear.weight,
-        bias=getattr(linear, "bias", None),
+        weight=weight,
+        bias=bias,
         scale=float(scale),
         softcap=getattr(config, "final_logit_softcapping", None),
+        low_rank=low_rank,
     )
 
 
