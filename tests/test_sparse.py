@@ -151,6 +151,12 @@ def test_mixtures(mixture: str, rest: Rest, path: Path, layout: str) -> None:
     agree(at, MIXTURES[mixture](at), Options(token_weight=entropy_gate, entropies=True, chunk=16), path)
 
 
+def counts_entries(divergence: Divergence) -> bool:
+    """Whether an entry that neither role ever takes changes the value."""
+    logp = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.3, 0.0]], dtype=torch.float64).log()
+    return not torch.isclose(divergence(logp[0], logp[1]), divergence(logp[0, :3], logp[1, :3]), rtol=1e-12)
+
+
 @every
 def test_all_entries_known_is_the_whole_teacher(divergence: Divergence, layout: str) -> None:
     at = setting()
@@ -159,6 +165,8 @@ def test_all_entries_known_is_the_whole_teacher(divergence: Divergence, layout: 
     whole = fused_loss(at.student, at.teacher, at.rows, parts, Options(chunk=16, entropies=True))
     expected = gradients(at, whole.loss)
     for rest in RESTS:
+        if rest == "bucket" and counts_entries(divergence):
+            continue  # the empty tail is one more entry
         teacher = replace(SparseTeacher.of(at.teacher, V, written=at.rows.ids, rest=rest), tail_logp=None)
         ours = fused_loss(at.student, teacher, at.rows, parts, Options(chunk=16, entropies=True))
         torch.testing.assert_close(ours.values, whole.values, rtol=1e-10, atol=1e-10)
