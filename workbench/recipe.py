@@ -117,6 +117,11 @@ class Recipe:
         return any("teacher" in term.needs for term in self.terms)
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether any term looks at the third role, `reference`."""
+        return "reference" in frozenset[str]().union(*(term.needs for term in self.terms))
+
+    @property
     def requires(self) -> frozenset[str]:
         """The fields every problem must have: those some role cannot be built without, and those trained on."""
         shown = required(self.student) | (required(self.teacher) if self.teacher else frozenset())

@@ -37,6 +37,8 @@ def header_lines(engine: Engine, planned: Plan, found: Audit, where: str, exampl
         f"model          {engine.loaded.source} ({trained / 1e6:.1f}M trained, {engine.adapter or 'all weights'}, "
         f"{engine.settings.device}, {torch.get_num_threads()} threads)",
         *(f"               {note}" for note in engine.loaded.notes),
+        *(f"teacher        {line}" for line in (engine.external.lines() if engine.external else ())),
+        *(f"reference      {line}" for line in (engine.cast.reference.lines() if engine.cast.reference else ())),
         f"recipe         {recipe.describe().splitlines()[0]}",
         *(f"  {line}" for line in recipe.describe().splitlines()[1:]),
         *(f"problems       {line}" for line in str(planned.problems).splitlines()),
@@ -90,9 +92,11 @@ def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, An
     }
     problem = planned.train[0]
     prompts = [("Student's prompt", engine.prompt(recipe.student, Case(problem)).text)]
-    if recipe.teacher is not None:
-        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem)).text))
+    if recipe.teacher is not None and engine.sees("teacher"):
+        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem), "teacher").text))
     body = [f"Trained with opsd-workbench {__version__} from `{_plain(base)}`.", "", _fenced(recipe.describe())]
+    if engine.external is not None:
+        body += ["", f"The teacher was {engine.external.kind}: `{_plain(engine.external.source)}`."]
     for title, text in prompts:
         body += ["", f"## {title}", "", _fenced(text)]
     body += ["", "## Results", "", _fenced(_results(data)), "", "## Limits", "", _limits(planned, engine)]

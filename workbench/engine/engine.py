@@ -7,19 +7,26 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workbench.divergence import Head
+from workbench.divergence import Head, Scored
 from workbench.engine.loading import Loaded
-from workbench.engine.rendering import Rendered, Renderer, stop_ids
-from workbench.engine.roles import TeacherWeights, teacher_weights, with_lora
+from workbench.engine.modes import can_fuse, evaluating, without_dropout
+from workbench.engine.rendering import Rendered
+from workbench.engine.roles import Cast, TeacherWeights, with_lora
 from workbench.engine.sampling import Row, decode, uniforms
-from workbench.errors import InputError, ResourceError, TrainingError
+from workbench.engine.speakers import Speaker, own_end
+from workbench.engine.texts import Pen
+from workbench.engine.vocabularies import sliced
+from workbench.errors import ResourceError, TrainingError
 from workbench.recipe import Optimizer
-from workbench.records import Case, Context, Refresh, Request, Role, Rollout, Sampling
+from workbench.records import Author, Case, Context, Refresh, Request, Role, Rollout, Sampling
+
+if TYPE_CHECKING:
+    from workbench.engine.teachers import External, Teaching
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,26 @@ def never() -> bool:
 
 
 class Engine:
-    """One checkpoint in two roles. Build it with `Engine.of`."""
+    """One checkpoint in two roles, or in one beside the others of a `Cast`."""
 
-    def __init__(self, loaded: Loaded, *, adapter: str | None, refresh: Refresh, settings: EngineSettings) -> None:
-        """Move the model to its device, add the adapter if there is one, and arrange the teacher's weights."""
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        adapter: str | None,
+        refresh: Refresh,
+        settings: EngineSettings,
+        cast: Cast | None = None,
+    ) -> None:
+        """Move the model to its device, add the adapter if there is one, and arrange the other roles' weights."""
         self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
-        self.renderer = Renderer(loaded.tokenizer)
         self.weights_version = 0
         model = loaded.model.to(settings.device)
-        _without_dropout(model)
-        self.stop_ids = stop_ids(model, loaded.tokenizer)
-        if not self.stop_ids:
-            raise InputError(
-                f"'{loaded.source}' names no end token, so no completion could end. Set eos_token_id in its config."
-            )
-        self.end_of_turn = self.renderer.end_of_turn(self.stop_ids)
+        without_dropout(model)
+        self.cast = cast or Cast()
+        self.speakers = self.cast.speakers(Speaker.of(model, loaded.tokenizer, loaded.source))
+        self.stop_ids, self.end_of_turn = self.speaker("student").stop_ids, self.speaker("student").end_of_turn
+        self.vocabulary, self.outsiders = self.cast.size, self.cast.outsiders()
         self.adapter = adapter
         self.student = with_lora(model, adapter) if adapter else model.requires_grad_(True)
         if settings.activation_checkpointing:
@@ -63,7 +75,9 @@ class Engine:
             )
         self.student.train(settings.activation_checkpointing)  # HF checkpoints only in training mode; dropout is off
         self.refresh = refresh
-        self.teacher: TeacherWeights = teacher_weights(self.student, refresh, adapter is not None)
+        weights = self.cast.weights(self.student, refresh, adapter is not None)
+        self.teacher: TeacherWeights = weights["teacher"]
+        self.reference = weights.get("reference")
         self._adamw: torch.optim.AdamW | None = None
         self.skipped_updates = 0
         self.initial_fingerprint = ""
@@ -71,16 +85,29 @@ class Engine:
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
-    def prompt(self, context: Context, case: Case) -> Rendered:
-        """What a role sees, as text and ids."""
-        return self.renderer.prompt(context, case)
+    def speaker(self, role: Role) -> Speaker:
+        """How a role is spoken to; `sees` says whether there is one."""
+        found = self.speakers[role]
+        assert found is not None, f"nobody can render a prompt for the {role}: ask `sees` first"
+        return found
+
+    def sees(self, role: Role) -> bool:
+        """Whether a prompt can be rendered for the role: not for a teacher of whom there are texts alone."""
+        return self.speakers[role] is not None
+
+    def prompt(self, context: Context, case: Case, role: Role = "student") -> Rendered:
+        """What a role sees, as text and ids: by its own template."""
+        return self.speaker(role).renderer.prompt(context, case)
+
+    @property
+    def external(self) -> External | None:
+        """The teacher that is not the student; None in self-distillation."""
+        return self.cast.teacher
 
     @property
     def max_length(self) -> int:
-        """Prompt and completion together, in tokens; the model's own limit."""
-        config = base_model(self.student).config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+        """Prompt and completion together, in tokens; the student's own limit."""
+        return self.speaker("student").max_length
 
     # -- write -----------------------------------------------------------------------------------------------------
 
@@ -88,17 +115,27 @@ class Engine:
         self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never
     ) -> list[Rollout]:
         """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
-        prompts = [self.prompt(r.context, Case(r.problem)).ids for r in requests]
-        rows = [
-            Row(p, uniforms(r, sampling.max_new_tokens if sampling.temperature > 0 else 0))
-            for p, r in zip(prompts, requests, strict=True)
-        ]
-        for author in ("student", "teacher"):
-            mine = sorted(
-                (row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt)
-            )
-            self._write(author, mine, sampling, stopped)
-        return [self._rollout(row, request) for row, request in zip(rows, requests, strict=True)]
+        found: list[Rollout | None] = [None] * len(requests)
+        authors: tuple[Author, ...] = ("student", "teacher")
+        for author in authors:
+            mine = [i for i, request in enumerate(requests) if request.author == author]
+            asked = [requests[i] for i in mine]
+            if author == "teacher" and self.external is not None and self.external.recorded:
+                written = self.external.write(asked, sampling, self.pen)
+            else:
+                written = self._sampled(author, asked, sampling, stopped)
+            for i, rollout in zip(mine, written, strict=True):
+                found[i] = rollout
+        return [rollout for rollout in found if rollout is not None]
+
+    def _sampled(
+        self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> list[Rollout]:
+        role: Role = "teacher" if author == "teacher" else "student"
+        draws = sampling.max_new_tokens if sampling.temperature > 0 else 0
+        rows = [Row(self.prompt(r.context, Case(r.problem), role).ids, uniforms(r, draws)) for r in requests]
+        self._write(role, sorted(rows, key=lambda row: len(row.prompt)), sampling, stopped)
+        return [self._rollout(row, request, role) for row, request in zip(rows, requests, strict=True)]
 
     def _write(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
         """Decode side by side as many as fit; fewer when memory runs out, with the same result."""
@@ -122,10 +159,13 @@ class Engine:
             start += n
 
     def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
-        with self.running(role) as model, torch.no_grad(), self._precision(), _evaluating(model):
-            decode(decoder(model), head_of(model), rows, sampling, self.stop_ids, stopped)
+        with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
+            head = sliced(head_of(model), self.vocabulary)
+            # Either end token ends: in the student's eyes nothing could follow its own.
+            decode(decoder(model), head, rows, sampling, self.stop_ids | self.speaker(role).stop_ids, stopped)
 
-    def _rollout(self, row: Row, request: Request) -> Rollout:
+    def _rollout(self, row: Row, request: Request, role: Role) -> Rollout:
+        row.tokens = own_end(row.tokens, self.speaker(role), self.speaker("student"))
         return Rollout(
             problem=request.problem,
             author=request.author,
@@ -144,31 +184,12 @@ class Engine:
 
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """Each problem's solution with the end token the chat template uses. Raises InputError where there is none."""
-        rollouts = []
-        for request in requests:
-            text = request.problem.solution
-            if text is None:
-                raise InputError(
-                    f"problem '{request.problem.id}' has no solution to learn from. Drop it (--require solution)."
-                )
-            tokens = [
-                *self.tokenizer(text, add_special_tokens=False)["input_ids"],
-                self.end_of_turn or min(self.stop_ids),
-            ]
-            fits = len(tokens) <= sampling.max_new_tokens
-            tokens = tokens[: sampling.max_new_tokens]
-            rollouts.append(
-                Rollout(
-                    request.problem,
-                    "dataset",
-                    tuple(tokens),
-                    text,
-                    None,
-                    "stop" if fits else "length",
-                    self.weights_version,
-                )
-            )
-        return rollouts
+        return [self.pen.solution(request, sampling) for request in requests]
+
+    @property
+    def pen(self) -> Pen:
+        """What puts texts into the student's tokens."""
+        return Pen(self.speaker("student"), self.weights_version)
 
     # -- score -----------------------------------------------------------------------------------------------------
 
@@ -179,7 +200,7 @@ class Engine:
         prompt of p tokens. Rows are padded on the right and padding never leaves this function. Gradient flows for
         the student alone.
         """
-        device = self.settings.device
+        device = self.outsiders[role].device if role in self.outsiders else self.settings.device
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         width = max(lengths)
         ids = torch.zeros(len(lengths), width, dtype=torch.long)
@@ -202,21 +223,40 @@ class Engine:
                 position_ids=position.to(device),
                 use_cache=False,  # a cache built on the way makes packed rows attend to each other
             ).last_hidden_state
-            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device))
+            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device)).to(self.settings.device)
 
     def head(self, role: Role, temperature: float = 1.0) -> Head:
-        """The role's language-model head, with the scale and softcap of its architecture."""
+        """The role's language-model head, with the scale and softcap of its architecture.
+
+        Beside another model: on the entries that mean the same to both, end tokens of one meaning in one place.
+        """
+        outside = self.outsiders[role].head if role in self.outsiders else None
+        if outside is not None:
+            return dataclasses.replace(outside, temperature=temperature)
         with self.running(role) as model:
-            return dataclasses.replace(head_of(model), temperature=temperature)
+            return dataclasses.replace(sliced(head_of(model), self.vocabulary), temperature=temperature)
+
+    def teach(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
+    ) -> Teaching:
+        """What the teacher says at each completion token: computed now, or as it was recorded.
+
+        A `Scored` or a `SparseTeacher` of N rows, sequence after sequence as `score` has them, without gradient.
+        """
+        if self.external is not None and self.external.recorded:
+            return self.external.recall(prompts, completions, temperature)
+        return Scored(self.score("teacher", prompts, completions), self.head("teacher", temperature))
 
     @contextlib.contextmanager
     def running(self, role: Role) -> Iterator[Any]:
         """The module that plays `role`."""
         if role == "student":
             yield self.student
-        else:
-            with self.teacher.module() as module:
-                yield module
+            return
+        weights = self.teacher if role == "teacher" else self.reference
+        assert weights is not None, "the reference exists where the recipe asks for it (Recipe.needs_reference)"
+        with weights.module() as module:
+            yield module
 
     # -- update ----------------------------------------------------------------------------------------------------
 
@@ -229,7 +269,7 @@ class Engine:
         if self._adamw is None:
             trained = list(self.parameters().values())
             self._adamw = torch.optim.AdamW(
-                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=_can_fuse(trained)
+                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=can_fuse(trained)
             )
         return self._adamw
 
@@ -307,26 +347,3 @@ def head_of(model: Any) -> Head:
         scale=float(scale),
         softcap=getattr(config, "final_logit_softcapping", None),
     )
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Decoding keeps a cache, which HF refuses while it checkpoints activations."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _without_dropout(model: Any) -> None:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
-def _can_fuse(parameters: list[Tensor]) -> bool:
-    return all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in parameters)

@@ -42,7 +42,9 @@ def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) 
                 continue
             peers = tuple(other for other in group if other is not judged)
             case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
-            teacher = engine.prompt(recipe.teacher, case).ids if recipe.teacher and recipe.needs_teacher else None
+            teacher = (
+                engine.prompt(recipe.teacher, case, "teacher").ids if recipe.teacher and recipe.needs_teacher else None
+            )
             out.append(Entry(judged, engine.prompt(recipe.student, case).ids, teacher))
     return out
 
