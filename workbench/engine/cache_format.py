@@ -72,6 +72,8 @@ class Manifest:
     scale: float = 1.0
     softcap: float | None = None
     head_sha256: str | None = None
+    written: bool = True
+    """Whether the log-probs of the written tokens and the entropies are there."""
 
     def write(self, folder: Path) -> None:
         """By rename."""

@@ -52,7 +52,7 @@ class Cached(External):
     @property
     def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]
         """Hidden states are everything there is to know about a completion."""
-        given: set[Capability] = {"logp", "top_k"}
+        given: set[Capability] = {"logp", "top_k"} if self.manifest.written else {"top_k"}
         if self.manifest.identity.kind == "hidden":
             given.add("logits")
         if self._written:
@@ -198,8 +198,8 @@ class Cached(External):
             logp=flat("logp").view(-1, width),
             rest="bucket",
             tail_logp=flat("tail_logp"),
-            entropy=flat("entropy"),
-            target_logp=flat("target_logp"),
+            entropy=flat("entropy") if self.manifest.written else None,
+            target_logp=flat("target_logp") if self.manifest.written else None,
         )
 
     def write(self, requests: Sequence[Request], sampling: Sampling, pen: Pen) -> list[Rollout]:

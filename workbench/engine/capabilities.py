@@ -4,7 +4,7 @@
 |---|---|
 | another model | everything |
 | a cache of hidden states | `logp`, `top_k`, `logits` of the completions in it; `text` if the teacher wrote them |
-| a cache of the likeliest entries | the same without `logits` |
+| a cache of the likeliest entries | the same without `logits`; taken over from DistillKit, `top_k` alone |
 | texts | `text` |
 """
 
@@ -24,7 +24,7 @@ EVERYTHING: frozenset[Capability] = frozenset({"text", "write", "logp", "top_k",
 WORDS: dict[Capability, str] = {
     "text": "texts the teacher wrote",
     "write": "a teacher that writes while we watch",
-    "logp": "log-probs of given tokens",
+    "logp": "log-probs of given tokens, and entropies",
     "top_k": "its likeliest tokens with their log-probs",
     "logits": "its whole distributions",
 }
@@ -64,7 +64,7 @@ def needed(recipe: Recipe) -> dict[Capability, str]:
         if "behaviour" in term.needs and "teacher" in term.where.authors & recipe.rollouts.authors:
             asked.setdefault("write", name)
     if recipe.needs_teacher and recipe.token_weight is not None and recipe.token_weight.entropies:
-        asked.setdefault("top_k", repr(recipe.token_weight))
+        asked.setdefault("logp", repr(recipe.token_weight))
     if "teacher" in recipe.rollouts.authors:
         asked.setdefault("text", type(recipe.rollouts).__name__)
     return asked

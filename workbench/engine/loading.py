@@ -8,11 +8,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from workbench.engine.embedded import EMBEDDED, converted, embedded_gguf
+from workbench.engine.speakers import Speaker
 from workbench.errors import InputError
 
 
@@ -103,6 +105,22 @@ def load_tokenizer(folder: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"no tokenizer in {folder}. transformers says: {first}. Copy the folder again.") from error
+
+
+def load_speaker(spec: str, fallback_template: str | None = None) -> Speaker:
+    """How a model is spoken to, without its weights. Raises InputError."""
+    from transformers import AutoConfig, GenerationConfig
+
+    source, _ = _resolve(spec, [])
+    tokenizer = load_tokenizer(source)
+    if not getattr(tokenizer, "chat_template", None):
+        if fallback_template is None:
+            raise InputError(f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE.")
+        tokenizer.chat_template = _text(Path(fallback_template))
+    facts = SimpleNamespace(config=AutoConfig.from_pretrained(source))
+    with contextlib.suppress(OSError):  # not every model has one
+        facts.generation_config = GenerationConfig.from_pretrained(source)
+    return Speaker.of(facts, tokenizer, spec)
 
 
 def _quiet() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from verifiers import Verdict
 from workbench.engine.engine import Engine, never
+from workbench.engine.speakers import Speaker
 from workbench.engine.teachers import External
 from workbench.inspector.finding import Finding
 from workbench.parts.writers import Desk, FromDataset
@@ -20,11 +21,23 @@ def findings(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> lis
     external = engine.external
     if external is not None:
         found = [Finding("teacher", line) for line in external.lines()]
+        if external.speaker is not None:
+            found.append(Finding("teacher", _spoken_to(engine, external.speaker)))
         if external.recorded:
             found.append(_known(engine, recipe, external, problems))
     if engine.cast.reference is not None:
         found += [Finding("reference", line) for line in engine.cast.reference.lines()]
     return found
+
+
+def _spoken_to(engine: Engine, teacher: Speaker) -> str:
+    """Where its template and its end tokens are not the student's."""
+    student = engine.speaker("student")
+    same = teacher.tokenizer.chat_template == student.tokenizer.chat_template
+    template = "the student's chat template" if same else "its own chat template, which is not the student's"
+    names = [teacher.tokenizer.convert_ids_to_tokens(i) for i in sorted(teacher.stop_ids)]
+    ends = "as the student does" if teacher.stop_ids == student.stop_ids else f"at {', '.join(map(str, names))}"
+    return f"its prompts are rendered by {template}; it stops {ends}"
 
 
 def _known(engine: Engine, recipe: Recipe, external: External, problems: Sequence[Problem]) -> Finding:
