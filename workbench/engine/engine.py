@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.divergence import Head, Scored
 from workbench.engine.loading import Loaded
-from workbench.engine.modes import can_fuse, evaluating, without_dropout
+from workbench.engine.modes import can_fuse, evaluating, out_of_memory, without_dropout
 from workbench.engine.rendering import Rendered
 from workbench.engine.roles import Cast, TeacherWeights, with_lora
 from workbench.engine.sampling import Row, decode, uniforms
@@ -315,14 +315,6 @@ class Engine:
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         wanted = self.settings.device.type == "cuda"
         return torch.autocast("cuda", dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on the CPU torch raises a plain RuntimeError for it."""
-    said = isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def base_model(model: Any) -> Any:

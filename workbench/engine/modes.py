@@ -1,4 +1,4 @@
-"""How a module is run: without dropout, for decoding, by one optimizer kernel."""
+"""How a module is run: without dropout, for decoding, by one optimizer kernel; and what says that it did not fit."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def without_dropout(model: Any) -> None:
 def can_fuse(parameters: list[Tensor]) -> bool:
     """Whether AdamW can run as one kernel."""
     return all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in parameters)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on the CPU torch raises a plain RuntimeError for it."""
+    said = isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    )
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))

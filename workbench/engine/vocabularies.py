@@ -103,8 +103,12 @@ def sliced(head: Head, size: int | None) -> Head:
     """The head without padding rows; gradients reach the rows that are left."""
     if size is None or len(head.weight) == size:
         return head
-    per_row = {name: getattr(head, name, None) for name in ("weight", "bias", "up")}
-    changes: dict[str, Any] = {name: rows[:size] for name, rows in per_row.items() if rows is not None}
+    changes: dict[str, Any] = {"weight": head.weight[:size]}
+    if head.bias is not None:
+        changes["bias"] = head.bias[:size]
+    low_rank = getattr(head, "low_rank", None)  # an adapter on the head has rows of its own
+    if low_rank is not None:
+        changes["low_rank"] = replace(low_rank, up=low_rank.up[:size])
     return replace(head, **changes)
 
 
