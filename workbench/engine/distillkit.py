@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.engine.cache_format import ids_hash
 from workbench.errors import InputError
 
 _WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -152,7 +153,9 @@ def taken_over(
             raise InputError(
                 f"{path}: {len(row['compressed_logprobs'])} entries for {len(ids)} tokens. One fewer is due."
             )
-        rows.append({"problem": name, **_row(row, ids, len(prompts[name]), compression, stops)})
+        start = len(prompts[name])
+        names = {"problem": name, "prompt_sha256": ids_hash(ids[:start])}
+        rows.append({**names, **_row(row, ids, start, compression, stops)})
     return rows
 
 
