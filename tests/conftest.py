@@ -17,9 +17,19 @@ TEMPLATE = (
 
 
 def build_tiny(
-    folder: Path, *, seed: int = 0, layers: int = 2, template: str | None = TEMPLATE, **config: object
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    template: str | None = TEMPLATE,
+    end: str = "<|im_end|>",
+    specials: tuple[str, ...] = (),
+    **config: object,
 ) -> Path:
-    """Write an HF folder with a byte-level tokenizer and a random Llama; returns the folder."""
+    """Write an HF folder with a byte-level tokenizer and a random Llama; returns the folder.
+
+    `specials` are more special tokens; `end` is the one its completions end with.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -29,7 +39,8 @@ def build_tiny(
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *specials]})
+    tokenizer.eos_token = end
     if template is not None:
         tokenizer.chat_template = template
     torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from workbench.engine.engine import base_model, decoder
+from workbench.engine.heads import base_model, decoder
 from workbench.engine.roles import fingerprint
 from workbench.engine.sampling import draw, uniforms
 from workbench.parts.contexts import question, with_solution

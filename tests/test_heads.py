@@ -28,7 +28,7 @@ from workbench.divergence import (
     layouts,
     reference_loss,
 )
-from workbench.engine.engine import decoder, head_of
+from workbench.engine.heads import decoder, head_of
 from workbench.errors import InputError, UsageError
 
 R = 3

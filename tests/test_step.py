@@ -117,7 +117,7 @@ def test_gradient_does_not_depend_on_how_the_batch_is_split(tiny, name: str) -> 
 @pytest.mark.parametrize("name", RECIPES)
 def test_gradient_is_that_of_the_plain_definition(tiny, name: str) -> None:
     """One sequence at a time through HF's own logits and log_softmax, terms called as they are written."""
-    from workbench.engine.engine import base_model
+    from workbench.engine.heads import base_model
     from workbench.records import Tokens, TokenStats
 
     engine, chosen = tiny(), RECIPES[name]

@@ -79,6 +79,16 @@ class RunConfig:
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
+    teacher: str | None = None
+    """Another model as the teacher, given as --model is; a folder of cache_teacher; or a .jsonl[.gz] of texts it wrote.
+    Not given: the model teaches itself."""
+    teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type another model's weights are held in; auto is bfloat16 on a GPU, else float32."""
+    teacher_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where another model computes; auto is where the student does."""
+    reference: str | None = None
+    """The model of the third role, for recipes that have one; not given: the initial student."""
+
     problems: str | None = None
     """sums[:terms=2,max=30] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
     Also --dataset-name."""

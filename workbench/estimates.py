@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from workbench.engine.engine import Engine, base_model
+from workbench.engine.engine import Engine
+from workbench.engine.heads import base_model
 from workbench.engine.roles import Copy
 from workbench.planning import Plan
 from workbench.records import Case
@@ -46,6 +47,9 @@ def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
     trained = sum(p.numel() for p in engine.parameters().values())
     config = model.config.get_text_config()
     teacher = weights if isinstance(engine.teacher, Copy) else 0
+    if engine.external is not None and not engine.external.recorded:
+        with engine.running("teacher") as other:
+            teacher = sum(p.numel() * p.element_size() for p in other.parameters())
     memory = {
         "weights": weights,
         "teacher": teacher,
@@ -85,7 +89,8 @@ def _step_seconds(engine: Engine, planned: Plan) -> float:
     engine.score("student", [student] * rows, [student[-1:]] * rows)
     a_token = (time.perf_counter() - start) / (rows * len(student))
     completion = recipe.sampling.max_new_tokens
-    teacher = len(engine.prompt(recipe.teacher, Case(problem)).ids) if recipe.teacher and recipe.needs_teacher else 0
+    asked = recipe.teacher if recipe.needs_teacher and engine.sees("teacher") else None
+    teacher = 0 if asked is None else len(engine.prompt(asked, Case(problem), "teacher").ids)
     group = sum(getattr(w, "per_problem", 1) for w in getattr(recipe.rollouts, "writers", (recipe.rollouts,)))
     tokens = 5 * (len(student) + completion) + (teacher + completion if teacher else 0)
     return a_token * tokens * recipe.batch * group

@@ -11,21 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from workbench.assembly import build_engine, invited
 from workbench.config import RunConfig, as_dict
 from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
-from workbench.engine.engine import Engine, EngineSettings
+from workbench.engine.engine import Engine
 from workbench.engine.export import export
-from workbench.engine.loading import load, pick_device, pick_dtype
 from workbench.errors import InputError, Interrupted, TrainingError, UsageError
 from workbench.estimates import estimate
-from workbench.inspector.audit import audit, prompt_lengths
+from workbench.inspector.audit import audit, completion_room, prompt_lengths
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.problems import ProblemSet
-from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_difference
+from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_difference, refuse_other_models
 from workbench.recording import Recorder
 from workbench.summary import card, evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
@@ -44,6 +42,7 @@ def run(config: RunConfig) -> int:
     """Run `config` to its end; returns the exit code. Raises WorkbenchError for whatever the user can mend."""
     retain_heap()
     planned = plan(config)
+    invited(config, planned)
     directory = None
     with Interrupts() as stopped, choose(config.progress) as reporter:
         if not config.dry_run:
@@ -85,7 +84,8 @@ class Job:
         engine = build_engine(config, planned)
         self.planned = fitting(engine, planned, config)
         recipe = self.planned.recipe
-        found = audit(engine, recipe, (*self.planned.train, *self.planned.held_out))
+        train, held_out = self.planned.train, self.planned.held_out
+        found = audit(engine, recipe, (*train, *held_out), train=len(train))
         where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
         self.reporter.header(header_lines(engine, self.planned, found, where, 1 if self.directory else 3))
         for finding in found.warnings:
@@ -98,11 +98,11 @@ class Job:
             self.reporter.header([*needs.lines(), f"output         {_output_state(config)}"])
             self.reporter.result("", to_toml(config))
             return 0
-        saved = self._take_up(planned) if config.resume else None
+        saved = self._take_up(planned, engine) if config.resume else None
         if saved is None:
             self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine))
-        held_out = self._record_divergence(engine)
-        before = self._before(engine, held_out)
+        divergence = self._record_divergence(engine)
+        before = self._before(engine, divergence)
         state = State(
             engine,
             Clock(0, self.planned.steps),
@@ -116,15 +116,16 @@ class Job:
         ending = self._train(state, recorder)
         if ending == "stopped":
             return self._say_goodbye(state)
-        after = self._after(engine, held_out)
+        after = self._after(engine, divergence)
         return self._finish(state, recorder, before, after)
 
     # -- before ------------------------------------------------------------------------------------------------
 
-    def _take_up(self, asked: Plan) -> checkpoint.Checkpoint | None:
+    def _take_up(self, asked: Plan, engine: Engine) -> checkpoint.Checkpoint | None:
         assert self.directory is not None
         stored = self.directory.run_json
         refuse_difference(stored, self.config, asked)
+        refuse_other_models(stored, engine, self.config)
         checkpoint.sweep(self.directory.checkpoints)
         saved = checkpoint.newest(self.directory.checkpoints)
         for note in saved.notes if saved else ():
@@ -155,6 +156,9 @@ class Job:
         self._status("recording held-out rollouts")
         held_out = HeldOutDivergence(engine, self.planned.recipe, self.planned.held_out, self.stopped)
         self._check_stop()
+        if held_out.empty:
+            self.reporter.note("no held-out completion is in the teacher's cache: no held-out divergence")
+            return None
         return held_out
 
     def _before(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
@@ -167,8 +171,13 @@ class Job:
             )
         elif recipe.prompt_only is not None:
             arms.append(Asked("prompt only", recipe.prompt_only))
-        if recipe.teacher is not None and recipe.teacher != recipe.prompt_only:
-            arms.append(Asked("teacher's view", recipe.teacher))
+        other, view = engine.external, recipe.teacher
+        if view is not None and other is not None and not other.recorded:
+            arms.append(Asked("teacher", view, author="teacher"))  # the ceiling: another model under its own context
+        # Another model's view may be the student's: then the student under it is what came before.
+        if view not in (None, recipe.prompt_only, recipe.student if other else None):
+            assert view is not None
+            arms.append(Asked("teacher's view", view))
         return self._measured("before", engine, arms, held_out)
 
     def _after(self, engine: Engine, held_out: HeldOutDivergence | None) -> Evaluation:
@@ -292,36 +301,6 @@ def trained(engine: Engine) -> int:
     return sum(p.numel() for p in engine.parameters().values())
 
 
-def build_engine(config: RunConfig, planned: Plan) -> Engine:
-    """Model, tokenizer, adapter and teacher as the configuration and the recipe say."""
-    device = pick_device(config.device)
-    adapter = planned.recipe.adapter
-    source = str(fork_source(config.fork)) if config.fork else config.model
-    loaded = load(
-        source, dtype=pick_dtype(config.dtype, device, adapter is not None), chat_template=config.chat_template
-    )
-    micro = config.micro_tokens or (2048 if device.type == "cpu" else 16384)
-    settings = EngineSettings(
-        device=device,
-        decode_rows=64 if device.type == "cpu" else 256,
-        micro_tokens=micro,
-        activation_checkpointing=config.activation_checkpointing,
-    )
-    torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws
-    return Engine(loaded, adapter=adapter, refresh=planned.recipe.refresh, settings=settings)
-
-
-def fork_source(path: str) -> Path:
-    """The folder with the weights of another run. Raises UsageError where there is none."""
-    final = Path(path) / "final"
-    for folder in (final / "adapter", final):
-        if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-            return folder
-    raise UsageError(
-        f"--fork {path}: no finished model there (looked for {final}). Resume it to its end, or name another run."
-    )
-
-
 def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
     """The plan for this model: no prompt longer than asked, no batch larger than the set, and room to evaluate."""
     problems, notes = planned.problems, list(planned.notes)
@@ -333,8 +312,7 @@ def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
         # The same problem twice in a step would be the same rollout twice.
         recipe = replace(recipe, batch=len(problems.train))
         notes.append(f"batch {recipe.batch}: there are no more problems")
-    longest = max(prompt_lengths(engine, recipe, (*problems.train, *problems.held_out)))
-    room = max(1, min(planned.eval_tokens, engine.max_length - longest))
+    room = max(1, min(planned.eval_tokens, completion_room(engine, recipe, (*problems.train, *problems.held_out))))
     if room < planned.eval_tokens:
         notes.append(f"evaluated completions may have {room} tokens: the model takes {engine.max_length}")
     return replace(planned, recipe=recipe, problems=problems, eval_tokens=room, notes=tuple(notes))

@@ -28,14 +28,16 @@ def config_hash(planned: Plan) -> str:
 
 CHANGES_NOTHING = frozenset(
     {"steps", "minutes", "train_tokens", "eval_every", "save_every", "keep", "track", "progress", "debug", "dry_run",
-     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "device"}
+     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "device",
+     "teacher_device"}
 )  # fmt: skip
 """Fields that a resumed run may change: they move no number of the steps to come."""
 
 
 def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Plan) -> None:
     """Compare with what the run was started with. Raises UsageError naming every field that changes results."""
-    old, new = stored.get("config", {}), as_dict(config)
+    # What a run of an earlier version could not say, it did not ask for.
+    old, new = as_dict(RunConfig()) | stored.get("config", {}), as_dict(config)
     odd = [
         f"{k} {old[k]!r} -> {new[k]!r}"
         for k in sorted(old.keys() & new.keys())
@@ -50,6 +52,24 @@ def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Pla
             f"--resume: {'; '.join(odd)}. These change results, so it would be another run. "
             f"Leave them as they were, or start one with --fork {config.output}/{config.name}."
         )
+
+
+def refuse_other_models(stored: Mapping[str, Any], engine: Engine, config: RunConfig) -> None:
+    """Compare the models beside the student with the run's. Raises UsageError where one's content has changed."""
+    for role, now in _others(engine).items():
+        before = stored.get(role)
+        if before and before["fingerprint"] != (now or {}).get("fingerprint"):
+            raise UsageError(
+                f"--resume: the {role} is not the one the run started with ({before['source']}, fingerprint "
+                f"{before['fingerprint'][:12]} -> {(now or {}).get('fingerprint', 'none')[:12]}). It would be another "
+                f"run. Put the original back, or start one with --fork {config.output}/{config.name}."
+            )
+
+
+def _others(engine: Engine) -> dict[str, dict[str, Any] | None]:
+    cast = engine.cast
+    pairs = {"teacher": cast.teacher, "reference": cast.reference}
+    return {role: None if other is None else other.facts() for role, other in pairs.items()}
 
 
 def plan_facts(config: RunConfig, planned: Plan) -> dict[str, Any]:
@@ -77,6 +97,7 @@ def engine_facts(engine: Engine) -> dict[str, Any]:
         "model_sha256": snapshot.base_fingerprint(engine),
         "stop_ids": sorted(engine.stop_ids),
         "chat_template": engine.tokenizer.chat_template,
+        **_others(engine),
     }
 
 

@@ -135,7 +135,7 @@ class Recipe:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a third role scores."""
+        """Whether the third role, `reference`, scores."""
         return "reference" in self.asked
 
     @property

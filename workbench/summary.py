@@ -90,9 +90,11 @@ def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, An
     }
     problem = planned.train[0]
     prompts = [("Student's prompt", engine.prompt(recipe.student, Case(problem)).text)]
-    if recipe.teacher is not None:
-        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem)).text))
+    if recipe.teacher is not None and engine.sees("teacher"):
+        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem), "teacher").text))
     body = [f"Trained with opsd-workbench {__version__} from `{_plain(base)}`.", "", _fenced(recipe.describe())]
+    if engine.external is not None:
+        body += ["", f"The teacher was {engine.external.kind}: `{_plain(engine.external.source)}`."]
     for title, text in prompts:
         body += ["", f"## {title}", "", _fenced(text)]
     body += ["", "## Results", "", _fenced(_results(data)), "", "## Limits", "", _limits(planned, engine)]

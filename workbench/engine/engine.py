@@ -7,20 +7,29 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workbench.divergence import Head
-from workbench.engine.heads import projection
+from workbench.divergence import Head, Scored
+from workbench.engine.heads import base_model, decoder, head_of
 from workbench.engine.loading import Loaded
-from workbench.engine.rendering import Rendered, Renderer, stop_ids
-from workbench.engine.roles import TeacherWeights, teacher_weights, with_lora
+from workbench.engine.mixing import decode_mixed
+from workbench.engine.modes import can_fuse, evaluating, out_of_memory, without_dropout
+from workbench.engine.rendering import Rendered
+from workbench.engine.roles import Cast, TeacherWeights, with_lora
 from workbench.engine.sampling import Row, decode, uniforms
-from workbench.errors import InputError, ResourceError, TrainingError
+from workbench.engine.speakers import Speaker, own_end
+from workbench.engine.texts import Pen
+from workbench.engine.vocabularies import sliced
+from workbench.errors import ResourceError, TrainingError
 from workbench.recipe import Optimizer
-from workbench.records import Case, Context, Refresh, Request, Role, Rollout, Sampling
+from workbench.records import Author, Case, Context, Refresh, Request, Role, Rollout, Sampling
+
+if TYPE_CHECKING:
+    from workbench.engine.teachers import External, Teaching
 
 
 @dataclass(frozen=True)
@@ -41,21 +50,26 @@ def never() -> bool:
 
 
 class Engine:
-    """One checkpoint in two roles. Build it with `Engine.of`."""
+    """One checkpoint in two roles, or in one beside the others of a `Cast`."""
 
-    def __init__(self, loaded: Loaded, *, adapter: str | None, refresh: Refresh, settings: EngineSettings) -> None:
-        """Move the model to its device, add the adapter if there is one, and arrange the teacher's weights."""
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        adapter: str | None,
+        refresh: Refresh,
+        settings: EngineSettings,
+        cast: Cast | None = None,
+    ) -> None:
+        """Move the model to its device, add the adapter if there is one, and arrange the other roles' weights."""
         self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
-        self.renderer = Renderer(loaded.tokenizer)
         self.weights_version = 0
         model = loaded.model.to(settings.device)
-        _without_dropout(model)
-        self.stop_ids = stop_ids(model, loaded.tokenizer)
-        if not self.stop_ids:
-            raise InputError(
-                f"'{loaded.source}' names no end token, so no completion could end. Set eos_token_id in its config."
-            )
-        self.end_of_turn = self.renderer.end_of_turn(self.stop_ids)
+        without_dropout(model)
+        self.cast = cast or Cast()
+        self.speakers = self.cast.speakers(Speaker.of(model, loaded.tokenizer, loaded.source))
+        self.stop_ids, self.end_of_turn = self.speaker("student").stop_ids, self.speaker("student").end_of_turn
+        self.vocabulary, self.outsiders = self.cast.size, self.cast.outsiders()
         self.adapter = adapter
         self.student = with_lora(model, adapter) if adapter else model.requires_grad_(True)
         if settings.activation_checkpointing:
@@ -64,7 +78,9 @@ class Engine:
             )
         self.student.train(settings.activation_checkpointing)  # HF checkpoints only in training mode; dropout is off
         self.refresh = refresh
-        self.teacher: TeacherWeights = teacher_weights(self.student, refresh, adapter is not None)
+        weights = self.cast.weights(self.student, refresh, adapter is not None)
+        self.teacher: TeacherWeights = weights["teacher"]
+        self.reference = weights.get("reference")
         self._adamw: torch.optim.AdamW | None = None
         self.skipped_updates = 0
         self.initial_fingerprint = ""
@@ -72,16 +88,29 @@ class Engine:
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
-    def prompt(self, context: Context, case: Case) -> Rendered:
-        """What a role sees, as text and ids."""
-        return self.renderer.prompt(context, case)
+    def speaker(self, role: Role) -> Speaker:
+        """How a role is spoken to; `sees` says whether there is one."""
+        found = self.speakers[role]
+        assert found is not None, f"nobody can render a prompt for the {role}: ask `sees` first"
+        return found
+
+    def sees(self, role: Role) -> bool:
+        """Whether a prompt can be rendered for the role: not for a teacher of whom there are texts alone."""
+        return self.speakers[role] is not None
+
+    def prompt(self, context: Context, case: Case, role: Role = "student") -> Rendered:
+        """What a role sees, as text and ids: by its own template."""
+        return self.speaker(role).renderer.prompt(context, case)
+
+    @property
+    def external(self) -> External | None:
+        """The teacher that is not the student; None in self-distillation."""
+        return self.cast.teacher
 
     @property
     def max_length(self) -> int:
-        """Prompt and completion together, in tokens; the model's own limit."""
-        config = base_model(self.student).config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+        """Prompt and completion together, in tokens; the student's own limit."""
+        return self.speaker("student").max_length
 
     # -- write -----------------------------------------------------------------------------------------------------
 
@@ -89,17 +118,31 @@ class Engine:
         self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never
     ) -> list[Rollout]:
         """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
-        prompts = [self.prompt(r.context, Case(r.problem)).ids for r in requests]
-        rows = [
-            Row(p, uniforms(r, sampling.max_new_tokens if sampling.temperature > 0 else 0))
-            for p, r in zip(prompts, requests, strict=True)
-        ]
-        for author in ("student", "teacher"):
-            mine = sorted(
-                (row for row, r in zip(rows, requests, strict=True) if r.author == author), key=lambda w: len(w.prompt)
-            )
-            self._write(author, mine, sampling, stopped)
-        return [self._rollout(row, request) for row, request in zip(rows, requests, strict=True)]
+        found: list[Rollout | None] = [None] * len(requests)
+        authors: tuple[Author, ...] = ("student", "teacher")
+        for author in authors:
+            mine = [i for i, request in enumerate(requests) if request.author == author]
+            asked = [requests[i] for i in mine]
+            if author == "teacher" and self.external is not None and self.external.recorded:
+                written = self.external.write(asked, sampling, self.pen)
+            else:
+                written = self._sampled(author, asked, sampling, stopped)
+            for i, rollout in zip(mine, written, strict=True):
+                found[i] = rollout
+        return [rollout for rollout in found if rollout is not None]
+
+    def _sampled(
+        self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> list[Rollout]:
+        role: Role = "teacher" if author == "teacher" else "student"
+        draws = sampling.max_new_tokens if sampling.temperature > 0 else 0
+        rows = [Row(self.prompt(r.context, Case(r.problem), role).ids, uniforms(r, draws)) for r in requests]
+        for row, r in zip(rows, requests, strict=True):
+            if r.teacher_share > 0.0 and r.teacher_context is not None:
+                guide = self.prompt(r.teacher_context, Case(r.problem), "teacher").ids
+                row.share, row.guide = r.teacher_share, Row(guide, row.draws)
+        self._write(role, sorted(rows, key=lambda row: len(row.prompt)), sampling, stopped)
+        return [self._rollout(row, request, role) for row, request in zip(rows, requests, strict=True)]
 
     def _write(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
         """Decode side by side as many as fit; fewer when memory runs out, with the same result."""
@@ -123,10 +166,22 @@ class Engine:
             start += n
 
     def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
-        with self.running(role) as model, torch.no_grad(), self._precision(), _evaluating(model):
-            decode(decoder(model), head_of(model), rows, sampling, self.stop_ids, stopped)
+        # Either end token ends: in the student's eyes nothing could follow its own.
+        ends = self.stop_ids | self.speaker(role).stop_ids
+        if rows[0].guide is not None:
+            voices = partial(self._voice, "student"), partial(self._voice, "teacher")
+            decode_mixed(*voices, rows, sampling, ends | self.speaker("teacher").stop_ids, stopped)
+            return
+        with self._voice(role) as (module, head):
+            decode(module, head, rows, sampling, ends, stopped)
 
-    def _rollout(self, row: Row, request: Request) -> Rollout:
+    @contextlib.contextmanager
+    def _voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
+        with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
+            yield decoder(model), sliced(head_of(model), self.vocabulary)
+
+    def _rollout(self, row: Row, request: Request, role: Role) -> Rollout:
+        row.tokens = own_end(row.tokens, self.speaker(role), self.speaker("student"))
         return Rollout(
             problem=request.problem,
             author=request.author,
@@ -149,31 +204,12 @@ class Engine:
 
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """Each problem's solution with the end token the chat template uses. Raises InputError where there is none."""
-        rollouts = []
-        for request in requests:
-            text = request.problem.solution
-            if text is None:
-                raise InputError(
-                    f"problem '{request.problem.id}' has no solution to learn from. Drop it (--require solution)."
-                )
-            tokens = [
-                *self.tokenizer(text, add_special_tokens=False)["input_ids"],
-                self.end_of_turn or min(self.stop_ids),
-            ]
-            fits = len(tokens) <= sampling.max_new_tokens
-            tokens = tokens[: sampling.max_new_tokens]
-            rollouts.append(
-                Rollout(
-                    request.problem,
-                    "dataset",
-                    tuple(tokens),
-                    text,
-                    None,
-                    "stop" if fits else "length",
-                    self.weights_version,
-                )
-            )
-        return rollouts
+        return [self.pen.solution(request, sampling) for request in requests]
+
+    @property
+    def pen(self) -> Pen:
+        """What puts texts into the student's tokens."""
+        return Pen(self.speaker("student"), self.weights_version)
 
     # -- score -----------------------------------------------------------------------------------------------------
 
@@ -184,7 +220,7 @@ class Engine:
         prompt of p tokens. Rows are padded on the right and padding never leaves this function. Gradient flows for
         the student alone.
         """
-        device = self.settings.device
+        device = self.outsiders[role].device if role in self.outsiders else self.settings.device
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         width = max(lengths)
         ids = torch.zeros(len(lengths), width, dtype=torch.long)
@@ -207,21 +243,40 @@ class Engine:
                 position_ids=position.to(device),
                 use_cache=False,  # a cache built on the way makes packed rows attend to each other
             ).last_hidden_state
-            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device))
+            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device)).to(self.settings.device)
 
     def head(self, role: Role, temperature: float = 1.0) -> Head:
-        """The role's language-model head, with the scale and softcap of its architecture."""
+        """The role's language-model head, with the scale and softcap of its architecture.
+
+        Beside another model: on the entries that mean the same to both, end tokens of one meaning in one place.
+        """
+        outside = self.outsiders[role].head if role in self.outsiders else None
+        if outside is not None:
+            return dataclasses.replace(outside, temperature=temperature)
         with self.running(role) as model:
-            return dataclasses.replace(head_of(model), temperature=temperature)
+            return dataclasses.replace(sliced(head_of(model), self.vocabulary), temperature=temperature)
+
+    def teach(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
+    ) -> Teaching:
+        """What the teacher says at each completion token: computed now, or as it was recorded.
+
+        A `Scored` or a `SparseTeacher` of N rows, sequence after sequence as `score` has them, without gradient.
+        """
+        if self.external is not None and self.external.recorded:
+            return self.external.recall(prompts, completions, temperature)
+        return Scored(self.score("teacher", prompts, completions), self.head("teacher", temperature))
 
     @contextlib.contextmanager
     def running(self, role: Role) -> Iterator[Any]:
         """The module that plays `role`."""
         if role == "student":
             yield self.student
-        else:
-            with self.teacher.module() as module:
-                yield module
+            return
+        weights = self.teacher if role == "teacher" else self.reference
+        assert weights is not None, "the reference exists where the recipe asks for it (Recipe.needs_reference)"
+        with weights.module() as module:
+            yield module
 
     # -- update ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +289,7 @@ class Engine:
         if self._adamw is None:
             trained = list(self.parameters().values())
             self._adamw = torch.optim.AdamW(
-                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=_can_fuse(trained)
+                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=can_fuse(trained)
             )
         return self._adamw
 
@@ -280,59 +335,3 @@ class Engine:
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         wanted = self.settings.device.type == "cuda"
         return torch.autocast("cuda", dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on the CPU torch raises a plain RuntimeError for it."""
-    said = isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-
-def base_model(model: Any) -> Any:
-    """The causal LM inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def decoder(model: Any) -> Any:
-    """The stack that maps ids to final (normalised) hidden states, without the head."""
-    return base_model(model).get_decoder()
-
-
-def head_of(model: Any) -> Head:
-    """The head of a causal LM; Gemma's softcap, Cohere's and Granite's logit scale, and LoRA on it included."""
-    base = base_model(model)
-    weight, bias, low_rank = projection(base.get_output_embeddings())
-    config = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return Head(
-        weight=weight,
-        bias=bias,
-        scale=float(scale),
-        softcap=getattr(config, "final_logit_softcapping", None),
-        low_rank=low_rank,
-    )
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Decoding keeps a cache, which HF refuses while it checkpoints activations."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _without_dropout(model: Any) -> None:
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
-def _can_fuse(parameters: list[Tensor]) -> bool:
-    return all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in parameters)

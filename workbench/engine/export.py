@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from workbench.engine.embedded import forget_quantisation
-from workbench.engine.engine import Engine, base_model, decoder, head_of
+from workbench.engine.engine import Engine
+from workbench.engine.heads import base_model, decoder, head_of
 from workbench.errors import InputError
 
 TOLERANCE = 1e-3

@@ -1,4 +1,4 @@
-"""What an output layer multiplies hidden states with, whatever PEFT has wrapped around it."""
+"""A causal LM taken apart: the stack of layers, and what its output layer multiplies hidden states with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.divergence import LowRank
+from workbench.divergence import Head, LowRank
 from workbench.errors import InputError
+
+
+def base_model(model: Any) -> Any:
+    """The causal LM inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder(model: Any) -> Any:
+    """The stack that maps ids to final (normalised) hidden states, without the head."""
+    return base_model(model).get_decoder()
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal LM; Gemma's softcap, Cohere's and Granite's logit scale, and LoRA on it included."""
+    base = base_model(model)
+    weight, bias, low_rank = projection(base.get_output_embeddings())
+    config = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return Head(
+        weight=weight,
+        bias=bias,
+        scale=float(scale),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        low_rank=low_rank,
+    )
 
 
 def projection(linear: Any) -> tuple[Tensor, Tensor | None, LowRank | None]:

@@ -8,11 +8,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from workbench.engine.embedded import EMBEDDED, converted, embedded_gguf
+from workbench.engine.speakers import Speaker
 from workbench.errors import InputError
 
 
@@ -63,10 +65,13 @@ def pick_dtype(name: str, device: torch.device, adapter: bool) -> torch.dtype:
     return kinds[name]
 
 
-def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> Loaded:
+def load(
+    spec: str, *, dtype: torch.dtype, chat_template: str | None = None, fallback_template: str | None = None
+) -> Loaded:
     """Load `spec`: an embedded name, a `.gguf` file, an HF folder, an adapter folder or a hub id.
 
-    An adapter is merged into its base, so that "the initial policy" is the model the user pointed at.
+    `chat_template` replaces the tokenizer's own, `fallback_template` stands in where it has none. An adapter is
+    merged into its base, so that "the initial policy" is the model the user pointed at.
     Raises InputError with the way on for everything that can be wrong with the name or the files.
     """
     _quiet()
@@ -77,6 +82,8 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    if chat_template is None and not getattr(tokenizer, "chat_template", None):
+        chat_template = fallback_template
     if chat_template is not None:
         tokenizer.chat_template = _text(Path(chat_template))
         notes.append(f"chat template from {chat_template}")
@@ -86,6 +93,34 @@ def load(spec: str, *, dtype: torch.dtype, chat_template: str | None = None) -> 
         )
     revision = getattr(model.config, "_commit_hash", None)
     return Loaded(model, tokenizer, source, revision, tuple(notes), adapter is not None)
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer of a folder alone. Raises InputError."""
+    _quiet()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"no tokenizer in {folder}. transformers says: {first}. Copy the folder again.") from error
+
+
+def load_speaker(spec: str, fallback_template: str | None = None) -> Speaker:
+    """How a model is spoken to, without its weights. Raises InputError."""
+    from transformers import AutoConfig, GenerationConfig
+
+    source, _ = _resolve(spec, [])
+    tokenizer = load_tokenizer(source)
+    if not getattr(tokenizer, "chat_template", None):
+        if fallback_template is None:
+            raise InputError(f"tokenizer of '{spec}' has no chat template. Give --chat-template FILE.")
+        tokenizer.chat_template = _text(Path(fallback_template))
+    facts = SimpleNamespace(config=AutoConfig.from_pretrained(source))
+    with contextlib.suppress(OSError):  # not every model has one
+        facts.generation_config = GenerationConfig.from_pretrained(source)
+    return Speaker.of(facts, tokenizer, spec)
 
 
 def _quiet() -> None:

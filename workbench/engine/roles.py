@@ -6,6 +6,7 @@
 | adapter | frozen | the same module with the adapter switched off: no second copy |
 | adapter | every k, EMA | the base weights plus a delta of its own on the adapted layers |
 | full | frozen, every k, EMA | a second module |
+| any | frozen | another model (`--teacher`), or nobody whom one could run: a cache, texts |
 
 Under an adapter an average is taken of the *merged* delta: averaging the factors A and B apart gives a teacher that
 has moved r^2 where it should have moved r (an error that SDFT implementations ship: arXiv:2601.19897).
@@ -17,14 +18,20 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from workbench.config import parse_adapter
-from workbench.parts.refresh import LIVE
-from workbench.records import Refresh
+from workbench.divergence import Head
+from workbench.engine.speakers import Speaker
+from workbench.parts.refresh import EXTERNAL, FROZEN, LIVE
+from workbench.records import Refresh, Role
+
+if TYPE_CHECKING:
+    from workbench.engine.teachers import External, Local
 
 
 class TeacherWeights(Protocol):
@@ -147,6 +154,70 @@ class AdapterOff:
         """Take up saved deltas."""
         device = next(self._student.parameters()).device
         self._delta = {name: value.to(device) for name, value in tensors.items()}
+
+
+class Outside:
+    """Another model, or nobody: what it is never moves and is in no checkpoint."""
+
+    def __init__(self, model: Any, head: Head | None, device: torch.device) -> None:
+        """`head` reads its states, and lies where the student is; `model` None: there is nobody to run."""
+        self._model, self.head, self.device = model, head, device
+
+    @contextlib.contextmanager
+    def module(self) -> Iterator[Any]:
+        """The model."""
+        assert self._model is not None, "a recipe that runs its teacher is refused with a teacher that cannot be run"
+        yield self._model
+
+    def move(self, rate: float) -> None:
+        """Never."""
+        raise AssertionError("a recipe that refreshes is refused with a teacher that is not the student")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing of the student's run."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Nothing of the student's run."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays the roles beside the student."""
+
+    teacher: External | None = None
+    """None: the student's own weights, as `Refresh` says."""
+    reference: Local | None = None
+    """None: the initial student."""
+    needs_reference: bool = False
+
+    @property
+    def size(self) -> int | None:
+        """Entries of the vocabulary that mean the same to every model here; None while there is one model."""
+        proofs = [other.proof for other in (self.teacher, self.reference) if other is not None]
+        return next((proof.size for proof in proofs if proof is not None), None)
+
+    def outsiders(self) -> dict[Role, Outside]:
+        """The roles that other models play."""
+        others: dict[Role, Local | External | None] = {"teacher": self.teacher, "reference": self.reference}
+        return {role: other.weights for role, other in others.items() if other is not None}
+
+    def speakers(self, student: Speaker) -> dict[Role, Speaker | None]:
+        """How each role is spoken to; None: nobody can render a prompt for it."""
+        teacher = student if self.teacher is None else self.teacher.speaker
+        reference = student if self.reference is None else self.reference.speaker
+        return {"student": student, "teacher": teacher, "reference": reference}
+
+    def weights(self, student: Any, refresh: Refresh, adapter: bool) -> dict[Role, TeacherWeights]:
+        """Whose weights the other roles use; the reference only where it is asked for."""
+        own = teacher_weights(student, refresh, adapter) if self.teacher is None else None
+        found: dict[Role, TeacherWeights] = {"teacher": own or self.outsiders()["teacher"]}
+        if self.reference is not None:
+            found["reference"] = self.reference.weights
+        elif self.needs_reference:
+            frozen = own if refresh in (FROZEN, EXTERNAL) else None
+            found["reference"] = frozen or teacher_weights(student, FROZEN, adapter)
+        return found
 
 
 def with_lora(model: Any, adapter: str) -> Any:

@@ -38,10 +38,16 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stop: StopReason = "length"
+    guide: Row | None = None
+    """The same completion behind the teacher's prompt, where every token is drawn from a mixture with the teacher."""
+    share: float = 0.0
+    """The teacher's part of that mixture."""
 
     def restart(self) -> None:
         """Forget what was written: the batch it stood in did not fit."""
         self.tokens, self.logprobs, self.stop = [], [], "length"
+        if self.guide is not None:
+            self.guide.restart()
 
 
 def decode(
@@ -57,8 +63,21 @@ def decode(
     `decoder` maps ids to hidden states (no language-model head). Rows with the same prompt share its prefill. When
     `stopped()` turns true every unfinished row ends as `cancelled`.
     """
+    state = begin(decoder, rows, sampling.max_new_tokens, head.weight.device)
+    for step in range(sampling.max_new_tokens):
+        if stopped():
+            for row in state.rows:
+                row.stop = "cancelled"
+            return
+        chosen = _choose(head, state, sampling, step)
+        if not state.advance(chosen, stop_ids) or step + 1 == sampling.max_new_tokens:
+            return
+        state.forward(decoder)
+
+
+def begin(decoder: Any, rows: Sequence[Row], new_tokens: int, device: torch.device) -> Batch:
+    """Read the prompts of all rows; equal ones once."""
     unique = sorted({row.prompt for row in rows}, key=len)
-    device = head.weight.device
     width = max(len(p) for p in unique)
     ids = torch.zeros(len(unique), width, dtype=torch.long)
     mask = torch.zeros(len(unique), width, dtype=torch.long)
@@ -71,20 +90,11 @@ def decode(
     place = {prompt: i for i, prompt in enumerate(unique)}
     index = torch.tensor([place[row.prompt] for row in rows], device=device)
     out.cache.batch_select_indices(index)
-    state = _Batch(list(rows), out.cache, mask[index], position[index, -1], out.last_hidden_state[index, -1])
-    for step in range(sampling.max_new_tokens):
-        if stopped():
-            for row in state.rows:
-                row.stop = "cancelled"
-            return
-        chosen = _choose(head, state, sampling, step)
-        if not state.advance(chosen, stop_ids) or step + 1 == sampling.max_new_tokens:
-            return
-        state.forward(decoder)
+    return Batch(list(rows), out.cache, mask[index], position[index, -1], out.last_hidden_state[index, -1])
 
 
 @dataclass
-class _Batch:
+class Batch:
     """The rows still being written; `hidden` (b, h) predicts their next token, `last` (b,) is what they said last."""
 
     rows: list[Row]
@@ -127,19 +137,27 @@ class _Batch:
         self.hidden, self.cache = out.last_hidden_state[:, -1], out.cache
 
 
-def _choose(head: Head, batch: _Batch, sampling: Sampling, step: int) -> Tensor:
-    """(b,) token ids; stores each one's log-prob under the untruncated distribution."""
-    logits = head.logits(batch.hidden)
+def _choose(head: Head, batch: Batch, sampling: Sampling, step: int) -> Tensor:
+    return pick(log_probs(head, batch.hidden, sampling), batch.rows, sampling, step)
+
+
+def log_probs(head: Head, hidden: Tensor, sampling: Sampling) -> Tensor:
+    """(b, v) nats, at the sampling temperature; greedy sampling leaves it at 1."""
+    logits = head.logits(hidden)
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     shifted = logits - logits.max(dim=-1, keepdim=True).values
-    logp = shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+
+
+def pick(logp: Tensor, rows: Sequence[Row], sampling: Sampling, step: int) -> Tensor:
+    """(b,) token ids; stores each one's log-prob under the untruncated distribution."""
     if sampling.temperature == 0:
         chosen = logp.argmax(dim=-1)
     else:
-        draws = torch.tensor([row.draws[step] for row in batch.rows], dtype=torch.float64, device=logp.device)
+        draws = torch.tensor([row.draws[step] for row in rows], dtype=torch.float64, device=logp.device)
         chosen = draw(logp, draws, sampling)
-    for row, value in zip(batch.rows, logp.gather(-1, chosen[:, None]).squeeze(-1).tolist(), strict=True):
+    for row, value in zip(rows, logp.gather(-1, chosen[:, None]).squeeze(-1).tolist(), strict=True):
         row.logprobs.append(value)
     return chosen
 

@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from verifiers import Verdict
-from workbench.engine.engine import Engine, base_model, head_of
+from workbench.engine.engine import Engine
+from workbench.engine.heads import base_model, head_of
 from workbench.engine.rendering import Rendered
 from workbench.engine.roles import Live
 from workbench.errors import InputError
+from workbench.inspector import beside
+from workbench.inspector.finding import Finding
 from workbench.parts.terms import Distill
 from workbench.parts.writers import OnPolicy
 from workbench.recipe import Recipe
-from workbench.records import Case, Judged, Problem, Request, Sampling
+from workbench.records import Case, Judged, Problem, Request, Role, Sampling
 from workbench.train.batches import Denominators, Entry
 from workbench.train.evaluate import headline
 from workbench.train.objective import objective
@@ -29,15 +32,6 @@ Shown = tuple[Problem, Rendered, Rendered | None]
 """A problem as both roles see it."""
 SAME_LIMIT = 1e-3
 """Largest divergence, nats, that equal contexts on equal weights may show at a token."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, what came out, and whether it is fine."""
-
-    name: str
-    text: str
-    fine: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,12 +47,15 @@ class Audit:
         return [f for f in self.findings if not f.fine]
 
 
-def audit(engine: Engine, recipe: Recipe, problems: Sequence[Problem], *, examples: int = 3) -> Audit:
-    """Run every check. Raises InputError for what would make the run meaningless."""
+def audit(
+    engine: Engine, recipe: Recipe, problems: Sequence[Problem], *, examples: int = 3, train: int | None = None
+) -> Audit:
+    """Run every check; the first `train` problems are learnt from. Raises InputError for what ruins a run."""
     prompts = [_shown(engine, recipe, problem) for problem in problems]
     for shown in prompts:
         _survived(recipe, shown)
     findings = [
+        *beside.findings(engine, recipe, problems[:train]),
         Finding("content", f"question and privileged text stand in the prompts of all {len(prompts)} problems"),
         _fits(engine, recipe, prompts),
         _template(engine, prompts[:examples]),
@@ -66,9 +63,28 @@ def audit(engine: Engine, recipe: Recipe, problems: Sequence[Problem], *, exampl
         _thinking(recipe),
         _head(engine, prompts[0][1]),
     ]
-    if recipe.needs_teacher:
+    if engine.external is not None:
+        findings += [
+            _head(engine, shown, "teacher") for shown in prompts[0][2:] if shown and not engine.external.recorded
+        ]
+    elif recipe.needs_teacher:
         findings.append(_same_is_zero(engine, recipe, problems[0]))
     return Audit(tuple(prompts[:examples]), tuple(findings))
+
+
+def completion_room(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> int:
+    """Tokens that every problem's completion may have: each role within its own model's limit."""
+    return min(_room(engine, _shown(engine, recipe, problem)) for problem in problems)
+
+
+def _room(engine: Engine, shown: Shown) -> int:
+    """What is left behind the problem's prompts, in the model that has less."""
+    return min(engine.speaker(role).max_length - len(prompt.ids) for role, prompt in _prompts(shown))
+
+
+def _prompts(shown: Shown) -> list[tuple[Role, Rendered]]:
+    roles: tuple[Role, Role] = ("student", "teacher")
+    return [(role, prompt) for role, prompt in zip(roles, shown[1:], strict=True) if prompt is not None]
 
 
 def prompt_lengths(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> list[int]:
@@ -77,7 +93,8 @@ def prompt_lengths(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) 
 
 
 def _shown(engine: Engine, recipe: Recipe, problem: Problem) -> Shown:
-    teacher = engine.prompt(recipe.teacher, Case(problem)) if recipe.teacher else None
+    asked = recipe.teacher if engine.sees("teacher") else None
+    teacher = None if asked is None else engine.prompt(asked, Case(problem), "teacher")
     return problem, engine.prompt(recipe.student, Case(problem)), teacher
 
 
@@ -106,25 +123,27 @@ def _fits(engine: Engine, recipe: Recipe, prompts: Sequence[Shown]) -> Finding:
     if recipe.rollouts.authors == {"dataset"}:  # nothing is sampled: the solutions are as long as they are
         texts = [shown[0].solution or "" for shown in prompts]
         cap = min(cap, max(len(engine.tokenizer(text)["input_ids"]) for text in texts) + 1)
-    longest = max(map(_longest, prompts))
-    budget = engine.max_length - cap
-    if longest >= engine.max_length and budget < min(map(_longest, prompts)):
+    tightest = min(prompts, key=lambda shown: _room(engine, shown))
+    role, prompt = min(_prompts(tightest), key=lambda p: engine.speaker(p[0]).max_length - len(p[1].ids))
+    least, most = _room(engine, tightest), max(_room(engine, shown) for shown in prompts)
+    limit, longest = engine.speaker(role).max_length, len(prompt.ids)
+    owner = "model" if engine.external is None else f"{role}'s model"
+    if least <= 0 and most < cap:
         raise InputError(
-            f"prompts of {longest} tokens leave no room for a completion: the model takes {engine.max_length}. "
+            f"prompts of {longest} tokens leave no room for a completion: the {owner} takes {limit}. "
             "Nothing was cut. Give shorter problems, or a model with a longer context."
         )
-    if budget < min(map(_longest, prompts)):
+    if most < cap:
         raise InputError(
-            f"prompts of up to {longest} tokens and completions of {cap} exceed the {engine.max_length} this model "
-            f"takes. Nothing was cut. Use --max-new-tokens {max(1, engine.max_length - longest)} or less."
+            f"prompts of up to {longest} tokens and completions of {cap} exceed the {limit} this {owner} "
+            f"takes. Nothing was cut. Use --max-new-tokens {max(1, least)} or less."
         )
-    too_long = [shown for shown in prompts if _longest(shown) > budget]
-    for problem, student, teacher in too_long:
-        role = "student" if len(student.ids) > budget or teacher is None else "teacher"
+    if least < cap:
+        too_long = [shown for shown in prompts if _room(engine, shown) < cap]
         raise InputError(
-            f"problem {problem.id}: {role} prompt {_longest((problem, student, teacher))} tokens, model takes "
-            f"{engine.max_length} with {cap} for the completion. Nothing was cut. --max-prompt-tokens {budget} drops "
-            f"such problems ({100 * len(too_long) / len(prompts):.0f} %), or lower --max-new-tokens."
+            f"problem {tightest[0].id}: {role} prompt {longest} tokens, {owner} takes {limit} with {cap} "
+            f"for the completion. Nothing was cut. --max-prompt-tokens {limit - cap} drops such problems "
+            f"({100 * len(too_long) / len(prompts):.0f} %), or lower --max-new-tokens."
         )
     students = [len(student.ids) for _, student, _ in prompts]
     teachers = [len(teacher.ids) for _, _, teacher in prompts if teacher is not None]
@@ -135,12 +154,12 @@ def _fits(engine: Engine, recipe: Recipe, prompts: Sequence[Shown]) -> Finding:
 
 def _template(engine: Engine, shown: Sequence[Shown]) -> Finding:
     """Both roles end in the same generation prompt, and no prompt starts with two BOS tokens."""
-    bos = engine.tokenizer.bos_token_id
-    for problem, student, teacher in shown:
-        for role, prompt in (("student", student), ("teacher", teacher)):
-            if prompt is not None and bos is not None and prompt.ids[:2] == (bos, bos):
+    for row in shown:
+        for role, prompt in _prompts(row):
+            bos = engine.speaker(role).tokenizer.bos_token_id
+            if bos is not None and prompt.ids[:2] == (bos, bos):
                 raise InputError(
-                    f"problem '{problem.id}': the {role}'s prompt starts with two BOS tokens. Fix the chat template."
+                    f"problem '{row[0].id}': the {role}'s prompt starts with two BOS tokens. Fix the chat template."
                 )
     _, student, teacher = shown[0]
     if teacher is not None and student.ids[-2:] != teacher.ids[-2:]:
@@ -163,10 +182,11 @@ def _stops(engine: Engine) -> list[Finding]:
                 fine=False,
             )
         ]
+    who = "both roles stop" if engine.external is None else "the student stops"
     return [
         Finding(
             "stop",
-            f"both roles stop at {text}; the template ends a turn with {names[engine.end_of_turn]}; it is in the loss",
+            f"{who} at {text}; the template ends a turn with {names[engine.end_of_turn]}; it is in the loss",
         )
     ]
 
@@ -180,20 +200,21 @@ def _thinking(recipe: Recipe) -> Finding:
 
 
 @torch.no_grad()
-def _head(engine: Engine, prompt: Rendered) -> Finding:
+def _head(engine: Engine, prompt: Rendered, role: Role = "student") -> Finding:
     """The decoder and the head taken apart give the model's own logits, whatever its architecture."""
-    ids = torch.tensor([prompt.ids[-64:]], device=engine.settings.device)
-    states = engine.score("student", [prompt.ids[-64:-1]], [prompt.ids[-1:]])
-    with engine.running("student") as model:
-        theirs = base_model(model)(input_ids=ids[:, :-1]).logits[0, -1].float()
-        mine = head_of(model).logits(states.detach())[0]
+    ids = torch.tensor([prompt.ids[-64:-1]])
+    states = engine.score(role, [prompt.ids[-64:-1]], [prompt.ids[-1:]])
+    with engine.running(role) as model:
+        theirs = base_model(model)(input_ids=ids.to(next(model.parameters()).device)).logits[0, -1].float().cpu()
+        mine = head_of(model).logits(states.detach().to(head_of(model).weight.device))[0].float().cpu()
     worst = float((mine - theirs).abs().max())
     if worst > 0.05 * max(1.0, float(theirs.abs().max())):
         raise InputError(
             f"this architecture's logits are not its head applied to its decoder (off by {worst:.2g}). "
             "It cannot be trained here yet; please report the model."
         )
-    return Finding("head", f"decoder and head give the model's own logits (max difference {worst:.1g})")
+    whose = "the model's" if role == "student" else "the teacher's"
+    return Finding("head", f"decoder and head give {whose} own logits (max difference {worst:.1g})")
 
 
 def _same_is_zero(engine: Engine, recipe: Recipe, problem: Problem) -> Finding:

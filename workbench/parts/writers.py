@@ -50,6 +50,11 @@ class Writer(Protocol):
         ...
 
     @property
+    def mixes(self) -> bool:
+        """Whether the teacher decodes beside the student, token by token."""
+        ...
+
+    @property
     def authors(self) -> frozenset[Author]:
         """Everybody who may appear as an author."""
         ...
@@ -67,6 +72,7 @@ class Writer(Protocol):
 class _Sampler:
     per_problem: int = 1
     remembers: ClassVar[int] = 0
+    mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse an empty group. Raises RecipeError."""
@@ -127,6 +133,7 @@ class FromDataset:
     """The data set's own worked solution is the completion; nothing is sampled."""
 
     remembers: ClassVar[int] = 0
+    mixes: ClassVar[bool] = False
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -148,6 +155,7 @@ class Together:
 
     writers: tuple[Writer, ...]
     remembers: ClassVar[int] = 0
+    mixes: ClassVar[bool] = False
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -176,6 +184,7 @@ class Mixture:
     dataset: float = 0.0
     per: Literal["problem", "batch"] = "problem"
     remembers: ClassVar[int] = 0
+    mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse shares that are no distribution. Raises RecipeError."""
@@ -221,6 +230,7 @@ class TokenMixture(_Sampler):
     """
 
     teacher_share: float = 0.2
+    mixes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse what is no mixture. Raises RecipeError."""
@@ -247,6 +257,7 @@ class AdaptiveOffPolicy:
     student: Scalar
     fresh: Scalar = field(default_factory=lambda: Linear(1.0, 0.0))
     remembers: int = 1000
+    mixes: ClassVar[bool] = False
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -277,6 +288,7 @@ class Staged:
     writers: tuple[Writer, Writer]
     second: Scalar
     remembers: ClassVar[int] = 0
+    mixes: ClassVar[bool] = False
 
     @property
     def authors(self) -> frozenset[Author]:

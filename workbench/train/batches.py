@@ -45,7 +45,9 @@ def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) 
                 continue
             peers = tuple(other for other in group if other is not judged)
             case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
-            teacher = engine.prompt(recipe.teacher, case).ids if recipe.teacher and recipe.needs_teacher else None
+            teacher = (
+                engine.prompt(recipe.teacher, case, "teacher").ids if recipe.teacher and recipe.needs_teacher else None
+            )
             out.append(Entry(judged, engine.prompt(recipe.student, case).ids, teacher))
     return out
 
@@ -72,6 +74,7 @@ def token_rows(batch: Sequence[Entry], device: torch.device) -> TokenRows:
         position=torch.tensor(position, device=device),
         behaviour=torch.tensor(behaviour, dtype=torch.float32, device=device),
         advantage=advantage.float().to(device),
+        temperature=_temperatures(batch, device),
     )
 
 
@@ -81,7 +84,7 @@ def _advantages(entry: Entry) -> Tensor:
     return torch.full((len(entry.tokens),), entry.judged.advantage)
 
 
-def temperatures(batch: Sequence[Entry], device: torch.device) -> Tensor | None:
+def _temperatures(batch: Sequence[Entry], device: torch.device) -> Tensor | None:
     """(N,) what the plans divide both roles' logits by; None where no plan does."""
     rows = [None if e.reading is None else e.reading.temperature for e in batch]
     if all(row is None for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 
 import verifiers
 from verifiers import Status, Verdict
-from workbench.divergence import Head, Options, Part, ReverseKL, Scored, fused_loss
+from workbench.divergence import Options, Part, ReverseKL, Scored, fused_loss
 from workbench.engine.engine import Engine, never
+from workbench.errors import InputError
+from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
-from workbench.records import Context, Judged, Problem, Request, Rollout, Sampling
+from workbench.records import Author, Context, Judged, Problem, Request, Rollout, Sampling
 from workbench.train.batches import Entry, entries, micro_batches, token_rows
 from workbench.train.intervals import Arm, Scores, pass_at_k
 
@@ -28,6 +31,8 @@ class Asked:
     context: Context
     samples: int = 1
     """Completions a problem; more than one needs a temperature."""
+    author: Author = "student"
+    """Whose weights answer."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +142,12 @@ def evaluate(
     verify: Verifier,
     stopped: Callable[[], bool] = never,
 ) -> ArmResult | None:
-    """Ask the student's weights every problem under the context of `asked`; None when stopped midway.
+    """Ask the weights of `asked.author` every problem under its context; None when stopped midway.
 
     Greedy unless `sampling` has a temperature. The draws depend on (problem, index) alone, so two arms and two
     checkpoints are compared on the same luck.
     """
-    requests = [Request(p, asked.context, "student", k, (0, -2)) for p in problems for k in range(asked.samples)]
+    requests = [Request(p, asked.context, asked.author, k, (0, -2)) for p in problems for k in range(asked.samples)]
     rollouts = engine.generate(requests, sampling, stopped)
     if stopped():
         return None
@@ -163,33 +168,59 @@ class HeldOutDivergence:
         self._engine = engine
         self._recipe = replace(recipe, gates=(), token_weight=None)
         self.divergence = headline(recipe)
-        requests = [Request(p, recipe.student, "student", 0, (0, -3)) for p in problems]
-        rollouts = engine.generate(requests, recipe.sampling, stopped)
-        unjudged = Verdict("unjudged")
-        self._batches = micro_batches(
-            entries(engine, self._recipe, [[Judged(r, unjudged)] for r in rollouts]), engine.settings.micro_tokens
+        found = entries(
+            engine, self._recipe, [[Judged(r, Verdict("unjudged"))] for r in self._rollouts(problems, stopped)]
         )
+        external = engine.external
+        if external is not None and external.recorded:
+            found = [e for e in found if external.knows(e.teacher_prompt or (), e.tokens)]
+        self._batches = micro_batches(found, engine.settings.micro_tokens)
         with torch.no_grad():
-            self._teacher = [self._states("teacher", batch) for batch in self._batches]
-            head = engine.head("teacher", recipe.sampling.temperature)
-            moving = recipe.refresh.every > 0
-            self._head: Head = replace(head, weight=head.weight.detach().clone() if moving else head.weight)
+            self._teacher = [
+                engine.teach([e.teacher_prompt or () for e in batch], [e.tokens for e in batch], self._temperature)
+                for batch in self._batches
+            ]
+            if recipe.refresh.every > 0 and self._teacher:  # it will move: keep the head as it is now, once
+                head = engine.head("teacher", self._temperature)
+                head = replace(head, weight=head.weight.detach().clone())
+                self._teacher = [replace(teacher, head=head) for teacher in self._teacher]
 
-    def _states(self, role: Any, batch: Sequence[Entry]) -> torch.Tensor:
-        prompts = [e.student_prompt if role == "student" else e.teacher_prompt or () for e in batch]
-        return self._engine.score(role, prompts, [e.tokens for e in batch])
+    def _rollouts(self, problems: Sequence[Problem], stopped: Callable[[], bool]) -> list[Rollout]:
+        """One a problem by the student; by the recipe's own authors where the teacher knows theirs alone."""
+        engine, recipe = self._engine, self._recipe
+        if engine.external is not None and engine.external.recorded:
+            desk = Desk(engine, recipe.student, recipe.teacher, recipe.sampling, (0, -3), stopped)
+            found: list[Rollout] = []
+            for problem in problems:
+                with contextlib.suppress(InputError):  # a cache need not hold every held-out problem
+                    found += recipe.rollouts.draw(desk, [problem])
+            return found
+        requests = [Request(p, recipe.student, "student", 0, (0, -3)) for p in problems]
+        return engine.generate(requests, recipe.sampling, stopped)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compare on."""
+        return not self._batches
+
+    @property
+    def _temperature(self) -> float:
+        return self._recipe.sampling.temperature
+
+    def _states(self, batch: Sequence[Entry]) -> torch.Tensor:
+        return self._engine.score("student", [e.student_prompt for e in batch], [e.tokens for e in batch])
 
     @torch.no_grad()
     def measure(self) -> Scores:
         """Problem id -> mean nat/token of its rollout."""
         out: dict[str, list[float | None]] = {}
-        student = self._engine.head("student", self._recipe.sampling.temperature)
+        student = self._engine.head("student", self._temperature)
         for batch, teacher in zip(self._batches, self._teacher, strict=True):
             rows = token_rows(batch, self._engine.settings.device)
             weight = torch.ones_like(rows.behaviour)
             part = Part(weight=weight, divergence=self.divergence)
-            scored = Scored(self._states("student", batch), student)
-            values = fused_loss(scored, Scored(teacher, self._head), rows, [part], Options(grad=False)).values[0]
+            scored = Scored(self._states(batch), student)
+            values = fused_loss(scored, teacher, rows, [part], Options(grad=False)).values[0]
             for entry, piece in zip(batch, torch.split(values, [len(e.tokens) for e in batch]), strict=True):
                 out.setdefault(entry.judged.rollout.problem.id, []).append(float(piece.mean()))
         return out

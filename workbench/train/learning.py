@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from workbench.engine.engine import Engine, out_of_memory
+from workbench.engine.engine import Engine
+from workbench.engine.modes import out_of_memory
 from workbench.errors import ResourceError
 from workbench.recipe import Recipe
 from workbench.train.batches import Denominators, Entry, micro_batches

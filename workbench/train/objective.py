@@ -41,13 +41,12 @@ def objective(
     completions = [e.tokens for e in batch]
     with torch.set_grad_enabled(grad):
         student = engine.score("student", [e.student_prompt for e in batch], completions)
-        teacher = None
-        if recipe.needs_teacher:
-            teacher = engine.score("teacher", [e.teacher_prompt or () for e in batch], completions)
+    privileged = None
+    if recipe.needs_teacher:
+        privileged = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
     rows = token_rows(batch, device)
     parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
     scored = Scored(student, engine.head("student", temperature))
-    privileged = None if teacher is None else Scored(teacher, engine.head("teacher", temperature))
     weight = recipe.token_weight
     gates = [w for w in (weight, *(term.token_weight for term in recipe.terms)) if w is not None]
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss

@@ -38,15 +38,9 @@ def read(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Reading]
 
 def _readings(recipe: Recipe, engine: Engine, batch: Sequence[Entry]) -> Iterator[Reading]:
     completions = [e.tokens for e in batch]
-    prompts = {
-        "student": [e.student_prompt for e in batch],
-        "teacher": [e.teacher_prompt or () for e in batch],
-    }
-    temperature = recipe.sampling.temperature
-    student, teacher = (
-        Scored(engine.score(role, prompts[role], completions), engine.head(role, temperature))
-        for role in ("student", "teacher")
-    )
+    prompts, temperature = [e.student_prompt for e in batch], recipe.sampling.temperature
+    student = Scored(engine.score("student", prompts, completions), engine.head("student", temperature))
+    teacher = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
     rows = token_rows(batch, engine.settings.device)
     one = torch.ones(len(rows.ids), device=rows.ids.device)
     parts = [Part(weight=one, term=measure) for measure in recipe.measures]
@@ -55,9 +49,7 @@ def _readings(recipe: Recipe, engine: Engine, batch: Sequence[Entry]) -> Iterato
     out = compute(student, teacher, rows, parts or [Part(weight=one, sampled=_nothing)], options)
     reference = None
     if recipe.needs_reference:
-        scored = Scored(
-            engine.score("reference", prompts["student"], completions), engine.head("reference", temperature)
-        )
+        scored = Scored(engine.score("reference", prompts, completions), engine.head("reference", temperature))
         reference = fused_loss(scored, None, rows, [Part(weight=one, sampled=_nothing)], options).stats.student_logp
     columns = {
         "student_logp": out.stats.student_logp,

@@ -1,0 +1,77 @@
+"""From a plan to an engine: the models of every role, loaded, compared and put in their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from workbench.config import RunConfig
+from workbench.engine.capabilities import refuse_unfit
+from workbench.engine.engine import Engine, EngineSettings
+from workbench.engine.loading import Loaded, load, pick_device, pick_dtype
+from workbench.engine.roles import Cast
+from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
+from workbench.errors import UsageError
+from workbench.planning import Plan
+
+
+def invited(config: RunConfig, planned: Plan) -> Cast:
+    """Who else plays, before any model is loaded. Raises UsageError for those the recipe has no use for."""
+    if config.teacher is None and planned.recipe.refresh.external:
+        raise UsageError(
+            f"recipe {planned.recipe.name} is taught by another model, and none was given. A model that teaches itself "
+            "what it sees itself learns nothing. Name one: --teacher MODEL."
+        )
+    teacher = None if config.teacher is None else invite(config.teacher)
+    if teacher is not None:
+        refuse_unfit(planned.recipe, teacher)
+    if config.reference is not None and not planned.recipe.needs_reference:
+        raise UsageError(
+            f"--reference {config.reference}: recipe {planned.recipe.name} has no third role. It would be loaded and "
+            "never used. Leave it out."
+        )
+    reference = None if config.reference is None else Local(config.reference)
+    return Cast(teacher, reference, planned.recipe.needs_reference)
+
+
+def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: torch.device) -> Cast:
+    """Load the other models and prove that they speak the student's tokens. Raises InputError."""
+    device = home if config.teacher_device == "auto" else pick_device(config.teacher_device)
+    place = Place(home, device, config.teacher_dtype, config.chat_template)
+    beside = Beside(loaded, run_texts((*planned.train, *planned.held_out)), place)
+    for other in (cast.teacher, cast.reference):
+        if other is not None:
+            other.join(beside)
+    return cast
+
+
+def build_engine(config: RunConfig, planned: Plan) -> Engine:
+    """Model, tokenizer, adapter and teacher as the configuration and the recipe say."""
+    cast, device = invited(config, planned), pick_device(config.device)
+    adapter = planned.recipe.adapter
+    source = str(fork_source(config.fork)) if config.fork else config.model
+    loaded = load(
+        source, dtype=pick_dtype(config.dtype, device, adapter is not None), chat_template=config.chat_template
+    )
+    micro = config.micro_tokens or (2048 if device.type == "cpu" else 16384)
+    settings = EngineSettings(
+        device=device,
+        decode_rows=64 if device.type == "cpu" else 256,
+        micro_tokens=micro,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+    cast = joined(cast, config, planned, loaded, device)
+    torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws
+    return Engine(loaded, adapter=adapter, refresh=planned.recipe.refresh, settings=settings, cast=cast)
+
+
+def fork_source(path: str) -> Path:
+    """The folder with the weights of another run. Raises UsageError where there is none."""
+    final = Path(path) / "final"
+    for folder in (final / "adapter", final):
+        if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+            return folder
+    raise UsageError(
+        f"--fork {path}: no finished model there (looked for {final}). Resume it to its end, or name another run."
+    )

@@ -1,0 +1,125 @@
+"""What a recipe asks of its teacher, what a teacher gives, and the refusal before step 1 where they do not meet.
+
+| a teacher | gives |
+|---|---|
+| another model | everything |
+| a cache of hidden states | `logp`, `top_k`, `logits` of the completions in it; `text` if the teacher wrote them |
+| a cache of the likeliest entries | the same without `logits`; taken over from DistillKit, `top_k` alone |
+| texts | `text` |
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from workbench.errors import RecipeError, UsageError
+from workbench.parts.refresh import EXTERNAL, FROZEN
+from workbench.parts.terms import Term
+from workbench.recipe import Recipe
+from workbench.records import Capability
+
+EVERYTHING: frozenset[Capability] = frozenset({"text", "write", "logp", "top_k", "logits"})
+WORDS: dict[Capability, str] = {
+    "text": "texts the teacher wrote",
+    "write": "a teacher that writes while we watch",
+    "logp": "log-probs of given tokens, and entropies",
+    "top_k": "its likeliest tokens with their log-probs",
+    "logits": "its whole distributions",
+}
+
+
+class Gives(Protocol):
+    """A teacher, as far as it matters here."""
+
+    @property
+    def source(self) -> str:
+        """What --teacher said."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """In words: `another model`, `a cache of hidden states`."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it gives."""
+        ...
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it knows only completions that were recorded."""
+        ...
+
+
+def needed(recipe: Recipe) -> dict[Capability, str]:
+    """What a recipe asks of its teacher, and which part of it asks."""
+    asked: dict[Capability, str] = {}
+    for term in recipe.terms:
+        name = type(term).__name__
+        if {"teacher", "teacher_logp"} & term.needs:
+            asked.setdefault(_looks_at(term), name)
+        if "behaviour" in term.needs and "teacher" in term.where.authors & recipe.rollouts.authors:
+            asked.setdefault("write", name)
+    for plan in recipe.plans:
+        asked.setdefault("logits" if plan.measures else "logp", type(plan).__name__)
+    weights = [w for w in (recipe.token_weight, *(t.token_weight for t in recipe.terms)) if w is not None]
+    if recipe.needs_teacher and any(weight.entropies for weight in weights):
+        asked.setdefault("logp", " and ".join(map(repr, weights)))
+    if recipe.rollouts.mixes:
+        asked.setdefault("write", type(recipe.rollouts).__name__)
+    if "teacher" in recipe.rollouts.authors:
+        asked.setdefault("text", type(recipe.rollouts).__name__)
+    return asked
+
+
+def _looks_at(term: Term) -> Capability:
+    """How much of the teacher's distribution a term reads, told by how it describes itself to the core."""
+    part = term.part(torch.ones(1))
+    if part.term is not None:
+        return "logits"
+    return "logp" if part.sampled is not None else "top_k"
+
+
+def fits(recipe: Recipe, teacher: Gives) -> bool:
+    """Whether the teacher is enough for the recipe and of use to it."""
+    asked = needed(recipe)
+    onward = teacher.recorded and recipe.needs_teacher and "student" in recipe.rollouts.authors
+    return bool(asked) and asked.keys() <= teacher.capabilities and not onward
+
+
+def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
+    """Raises UsageError for a teacher nobody asks, RecipeError for one that gives too little."""
+    asked = needed(recipe)
+    if not asked:
+        raise UsageError(
+            f"--teacher {teacher.source}: recipe {recipe.name} asks no teacher for anything. It would be loaded and "
+            "never used. Leave --teacher out, or choose another --recipe."
+        )
+    if recipe.refresh not in (FROZEN, EXTERNAL):
+        raise RecipeError(
+            f"recipe {recipe.name} moves its teacher towards the student ({recipe.refresh}). {teacher.source} is "
+            "another model and stays as it is. Add --set refresh=FROZEN, or leave --teacher out."
+        )
+    lacking = [kind for kind in asked if kind not in teacher.capabilities]
+    if lacking:
+        wants = "; ".join(f"{asked[kind]} needs {WORDS[kind]}" for kind in lacking)
+        gives = " and ".join(WORDS[kind] for kind in WORDS if kind in teacher.capabilities)
+        raise RecipeError(
+            f"recipe {recipe.name} needs more than --teacher {teacher.source} gives. {wants}; {teacher.kind} gives "
+            f"{gives}. {_instead(teacher)}"
+        )
+    if not fits(recipe, teacher):
+        raise RecipeError(
+            f"recipe {recipe.name} scores completions that the student writes as it learns. {teacher.kind} knows the "
+            f"completions in it and no others. Give the model itself as --teacher. {_instead(teacher)}"
+        )
+
+
+def _instead(teacher: Gives) -> str:
+    from workbench.recipes import ALL
+
+    names = [r.name for r in ALL.values() if r.refresh in (FROZEN, EXTERNAL) and fits(r, teacher)]
+    return f"Recipes that fit this teacher: {', '.join(names) or 'none of the catalogue'}."
