@@ -14,6 +14,9 @@ from tests.conftest import build_tiny
 from workbench import opsd
 from workbench.recipes import ALL
 
+MORE = {"paced": ["--set", "curriculum.success=0", "--set", "curriculum.failure=0"]}
+"""A random model solves nothing; a kernel of 1 keeps what it never solves."""
+
 
 def problems(path: Path, n: int = 12) -> Path:
     """A set in which every problem has everything that a context of the catalogue may show."""
@@ -39,10 +42,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         model, data = build_tiny(root / "tiny"), problems(root / "problems.jsonl")
+        taught = ["--teacher", str(build_tiny(root / "other", seed=1, layers=1))]
         sizes = "--steps 2 --batch 2 --max-new-tokens 8 --eval-problems 2 --eval-tokens 8 --progress quiet"
         for name in sys.argv[1:] or ALL:
             start = time.perf_counter()
             where = ["--model", str(model), "--problems", str(data), "--output", str(root / "runs"), "--name", name]
+            where += taught if ALL[name].refresh.external else []
+            where += MORE.get(name, [])
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 code = opsd.main(["--recipe", name, *where, *sizes.split()])

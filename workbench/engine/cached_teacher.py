@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.divergence import Head, Scored
+from workbench.divergence import Head, Scored, SparseTeacher
 from workbench.engine.cache_format import MANIFEST, Key, Manifest, file_hash, files, ids_hash, open_rows, unpacked
 from workbench.engine.loading import load_tokenizer
 from workbench.engine.speakers import Speaker
@@ -192,8 +191,7 @@ class Cached(External):
         if self.exchanged is not None:
             theirs, mine = self.exchanged
             ids = torch.where(ids == theirs, mine, torch.where(ids == mine, theirs, ids))
-        sparse = importlib.import_module("workbench.divergence.sparse")
-        return sparse.SparseTeacher(
+        return SparseTeacher(
             ids=ids.view(-1, width),
             logp=flat("logp").view(-1, width),
             rest="bucket",

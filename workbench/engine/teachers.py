@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from workbench.divergence import Scored
+from workbench.divergence import Scored, SparseTeacher
 from workbench.engine.capabilities import EVERYTHING
 from workbench.engine.heads import head_of
 from workbench.engine.loading import Loaded, load, pick_dtype
@@ -27,7 +27,7 @@ from workbench.engine.vocabularies import Proof, exchange, prove, sliced
 from workbench.errors import InputError
 from workbench.records import Capability, Request, Rollout, Sampling
 
-Teaching: TypeAlias = Scored | Any
+Teaching: TypeAlias = Scored | SparseTeacher
 """What a teacher says about rows of tokens: its hidden states with their head, or a `SparseTeacher`."""
 
 

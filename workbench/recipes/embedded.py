@@ -19,9 +19,12 @@ from workbench.parts.contexts import (
     told_solution_of_another,
     told_wrong_answer,
 )
+from workbench.parts.curricula import BetaKernel
+from workbench.parts.schedules import Growing
 from workbench.parts.terms import Distill
+from workbench.parts.writers import OnPolicy
 from workbench.recipe import Optimizer, Recipe
-from workbench.recipes import compression, controls, self_distillation
+from workbench.recipes import compression, controls, on_policy, self_distillation, white_box
 from workbench.records import Context, Sampling
 
 
@@ -78,6 +81,29 @@ def _small(recipe: Recipe, tokens: int, batch: int) -> Setting:
     )
 
 
+def _taught(recipe: Recipe, **changes: object) -> Setting:
+    """Another model teaches the same sums, both asked plainly. Steps, batch and lengths as OPSD's, to be compared."""
+    small = replace(
+        recipe,
+        student=question_v1,
+        teacher=question_v1,
+        sampling=Sampling(max_new_tokens=16, temperature=1.0, top_p=0.6),
+        optimizer=_OPTIMIZER,
+        batch=16,
+        adapter=None,
+        **changes,  # type: ignore[arg-type]
+    )
+    return Setting(small, eval_tokens=32)
+
+
+_CHANGED: dict[str, dict[str, object]] = {
+    "opd": {"rollouts": OnPolicy(), "reduction": "token"},
+    "iw_opd": {"rollouts": OnPolicy()},
+    "fast_opd": {"rollouts": OnPolicy(horizon=Growing(start=4, increase=1, limit=16))},
+    "paced": {"curriculum": BetaKernel(rollouts=2)},
+}
+"""Groups of four and sums over 4,096 tokens are for larger machines."""
+
 SMOLLM2 = {
     # Evaluated with more room than rollouts have: a gain must not come from learning where the cut is.
     "opsd": Setting(_OPSD, eval_tokens=32),
@@ -93,4 +119,8 @@ SMOLLM2 = {
     "gates_ungated": _small(self_distillation.GATES_UNGATED, 32, 2),
     "sft": _small(controls.SFT, 64, 16),
     "rejection_sft": _small(controls.REJECTION_SFT, 24, 8),
+    **{
+        recipe.name: _taught(recipe, **_CHANGED.get(recipe.name, {}))
+        for recipe in (*white_box.RECIPES, *on_policy.RECIPES)
+    },
 }

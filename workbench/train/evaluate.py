@@ -183,7 +183,7 @@ class HeldOutDivergence:
             if recipe.refresh.every > 0 and self._teacher:  # it will move: keep the head as it is now, once
                 head = engine.head("teacher", self._temperature)
                 head = replace(head, weight=head.weight.detach().clone())
-                self._teacher = [replace(teacher, head=head) for teacher in self._teacher]
+                self._teacher = [Scored(t.hidden, head) for t in self._teacher if isinstance(t, Scored)]
 
     def _rollouts(self, problems: Sequence[Problem], stopped: Callable[[], bool]) -> list[Rollout]:
         """One a problem by the student; by the recipe's own authors where the teacher knows theirs alone."""
