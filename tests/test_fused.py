@@ -189,6 +189,14 @@ def test_every_divergence_with_bfloat16_operands(divergence: Divergence, layout:
     torch.testing.assert_close(ours.values.double(), exact.values, rtol=1e-4, atol=1e-5)
 
 
+@every
+@pytest.mark.parametrize(("path", "chunk"), [(fused_loss, 1), (fused_loss, 64), (generic_loss, 16)])
+def test_every_divergence_however_rows_are_cut(divergence: Divergence, path: Path, chunk: int, layout: str) -> None:
+    """Numbers of whole rows come in pieces of sixteen tokens here, and a chunk may hold one piece or several."""
+    at = setting()
+    agree(at, [Part(at.weight, divergence), Part(some_dead(at.weight), ReverseKL())], Options(chunk=chunk), path)
+
+
 MIXTURES: dict[str, Callable[[Setting], list[Part]]] = {
     "cross-entropy": lambda at: [Part(at.weight, sampled=ones)],
     "policy gradient": lambda at: [Part(at.weight, sampled=advantage)],

@@ -24,7 +24,10 @@ from workbench.records import Context
 
 _ROOMS = (
     "workbench.divergence.family",
+    "workbench.divergence.powers",
+    "workbench.divergence.weighted",
     "workbench.divergence.transforms",
+    "workbench.divergence.targets",
     "workbench.parts.advantages",
     "workbench.parts.curricula",
     "workbench.parts.gates",

@@ -10,14 +10,17 @@ A sampled part needs neither 3 nor a teacher tile: its gradient is w u (p_S - on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from workbench.divergence import layouts
 from workbench.divergence.family import EntryClipped
 from workbench.divergence.heads import Gradients, Scored
+from workbench.divergence.layouts import Layout
 from workbench.divergence.loss import Call, Found, needed, part_weights, statistics, token_numbers
-from workbench.divergence.pair import Coefficient, Pair, exp_
+from workbench.divergence.pair import Coefficient, Divergence, Pair, exp_
 from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.tiles import Block, Scan, Sink, Tiles, Vocabulary
 
@@ -38,11 +41,13 @@ class Chunk:
         self.distances = self.student.normaliser.new_zeros(len(call.parts), self.layout.n)
         self.centres = torch.zeros_like(self.distances)
         like = self.student.normaliser
+        self.prepared: dict[Divergence, Tensor] = {}
         self.alignments = [Alignment(d, like) for _, d in self.compared if isinstance(d, EntryClipped)]
 
     def run(self) -> Found:
         """Steps 2 to 4; step 3 joins step 4 where no gradient waits for it."""
         weights, measured = part_weights(self.call, self.stats), self._measured_with_gradient()
+        self.prepared = self._prepare()
         scales = self._sampled(weights)
         if self.compared and not measured:
             self._compare()
@@ -118,7 +123,21 @@ class Chunk:
         assert block.teacher is not None
         row = self.layout.row
         teacher, student = row(self.teacher.normaliser, block), row(self.student.normaliser, block)
-        return Pair(block.teacher, block.student, teacher, student)
+        rows = {d: x[:, block.rows].unsqueeze(self.layout.axis + 1) for d, x in self.prepared.items()}
+        return Pair(block.teacher, block.student, teacher, student, rows)
+
+    def _prepare(self) -> dict[Divergence, Tensor]:
+        """(S, n) of every divergence that needs numbers of whole rows before its entries."""
+        found: dict[Divergence, list[Tensor]] = {}
+        for block in _whole(self.layout) if self.compared else ():
+            pair = self._pair(block)
+            for asking in {divergence.source for _, divergence in self.compared}:
+                numbers = asking.prepare(pair, self.layout.axis)
+                if numbers is not None:
+                    found.setdefault(asking, []).append(numbers)
+            if not found:
+                break
+        return {asking: torch.cat(pieces, 1) for asking, pieces in found.items()}
 
     def _measure(self, pair: Pair, block: Block) -> None:
         """Step 3 for one block."""
@@ -180,7 +199,22 @@ class Chunk:
             gradient.addcmul_(pair.teacher, b, value=-1.0)
         elif b is not None:
             gradient.sub_(pair.teacher, alpha=b)
+        for k, divergence in self.compared:
+            extra = divergence.extra_slope(pair)
+            if extra is not None:
+                gradient.add_(extra if scales is None else extra * row(scales[k], block))
         return gradient
+
+
+def _whole(layout: Layout) -> Iterator[Block]:
+    """The tiles in pieces that hold the whole vocabulary of some tokens, in the tokens' order."""
+    vocabulary = layout.student.shape[layout.axis]
+    step = max(16, layouts.CPU_BLOCK // vocabulary)  # at least a cache line where a token is a column
+    for lo in range(0, layout.n, step):
+        rows = slice(lo, min(layout.n, lo + step))
+        part = (slice(None), rows) if layout.axis == 0 else (rows,)
+        teacher = None if layout.teacher is None else layout.teacher[part]
+        yield Block(0, vocabulary, rows, layout.student[part], teacher)
 
 
 def _plus(total: Coefficient, more: Coefficient, by: Tensor | float) -> Coefficient:

@@ -2,6 +2,9 @@
 
 A member says nothing about masks, averages or temperatures. Forward is teacher first: ForwardKL = KL(teacher ||
 student). A mixture weight is always `teacher_weight`. r = log p_T - log p_S; L = log(w p_T + (1 - w) p_S) - log p_S.
+
+f-distill's four (2307.15190) are ForwardKL, ReverseKL, JSD and TotalVariation. Members whose weights are constants to
+the gradient are in `weighted.py`, powers of probabilities in `powers.py`.
 """
 
 from __future__ import annotations
@@ -117,10 +120,12 @@ class SkewReverseKL(Divergence):
     """KL(student || w teacher + (1 - w) student) <= log(1/(1 - w)). DistiLLM (2402.03898) (alpha = 1 - w).
 
     w = 1 is ReverseKL; w = 0 compares the student with itself and is zero. The gradient runs through the mixture, as
-    in DistiLLM's code (DistiLLM-2 detaches it). UsageError outside [0, 1].
+    in DistiLLM's code; `detached` holds the mixture constant, as DistiLLM-2's (2503.07067): the same value, declared
+    gradient p_S (-L - c). UsageError outside [0, 1].
     """
 
     teacher_weight: float = 0.9
+    detached: bool = False
     offset: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
@@ -129,13 +134,21 @@ class SkewReverseKL(Divergence):
 
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(-L, 0)."""
-        return -pair.log_mixture(self.teacher_weight), None
+        mixture = pair.log_mixture(self.teacher_weight)
+        return -(pair.held(mixture) if self.detached else mixture), None
 
     def slope(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
-        """(-L - (1 - w) e^-L, 0)."""
+        """(-L - (1 - w) e^-L, 0), detached (-L, 0)."""
         w = self.teacher_weight
         mixture = pair.log_mixture(w)
-        return -mixture if w == 1.0 else -mixture - (-mixture).exp() * (1.0 - w), None
+        if self.detached or w == 1.0:
+            return -mixture, None
+        return -mixture - (-mixture).exp() * (1.0 - w), None
+
+    @property
+    def surrogate(self) -> bool:
+        """Where the mixture is detached."""
+        return self.detached
 
 
 @dataclass(frozen=True)
@@ -218,6 +231,16 @@ class EntryClipped(Divergence):
         """What is clipped."""
         return self.divergence
 
+    @property
+    def source(self) -> Divergence:
+        """The inner one's."""
+        return self.divergence.source
+
+    @property
+    def surrogate(self) -> bool:
+        """As what is clipped."""
+        return self.divergence.surrogate
+
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(a, b) of the inner divergence; where clipped, the ceiling shared out by mass."""
         a, b = self.divergence.value(pair)
@@ -233,6 +256,16 @@ class EntryClipped(Divergence):
         if offset:
             a = offset if a is None else a + offset
         return scaled(kept, a), scaled(kept, b)
+
+    def extra_value(self, pair: Pair) -> Tensor | None:
+        """The inner one's, where not clipped."""
+        extra = self.divergence.extra_value(pair)
+        return None if extra is None else extra.masked_fill(self.divergence.density(pair) > self.ceiling, 0.0)
+
+    def extra_slope(self, pair: Pair) -> Tensor | None:
+        """The inner one's inside K."""
+        extra = self.divergence.extra_slope(pair)
+        return None if extra is None else extra * self._kept(self.divergence.density(pair))
 
     def density(self, pair: Pair) -> Tensor:
         """min(d_v, ceiling)."""
@@ -261,20 +294,3 @@ def _check_weight(divergence: JSD | SkewKL | SkewReverseKL, inside: bool = False
             " The mixture has no other meaning, and at the ends it is zero or a plain KL."
             " Use ForwardKL() or ReverseKL() for the plain ones."
         )
-
-
-ALL: tuple[Divergence, ...] = (
-    ForwardKL(),
-    ReverseKL(),
-    JSD(),
-    JSD(teacher_weight=0.1),
-    JSD(teacher_weight=0.9),
-    SkewKL(),
-    SkewReverseKL(),
-    TotalVariation(),
-    SquaredHellinger(),
-    Jeffreys(),
-    EntryClipped(ForwardKL(), ceiling=0.05),
-    EntryClipped(JSD(), ceiling=0.02),
-)
-"""Every member with typical parameters: what the law tests run over."""

@@ -5,13 +5,16 @@ logits is
 
     g = p_S (A - c) - p_T B,    c = sum_v p_S A - p_T B        (so that sum_v g_v = 0)
 
-`value` gives (a, b), `slope` gives (A, B): the loss, the gradient and the screen read the same lines.
+`value` gives (a, b), `slope` gives (A, B): the loss, the gradient and the screen read the same lines. What is no
+multiple of a probability (powers of them, uniform weights) comes entry by entry in `extra_value` and `extra_slope`;
+what needs a token's whole vocabulary first (normalisers, heads and tails) is asked for in `prepare`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar, TypeAlias
 
@@ -41,16 +44,38 @@ class Pair:
         student: Tensor,
         teacher_lse: Tensor | None = None,
         student_lse: Tensor | None = None,
+        rows: Mapping[Divergence, Tensor] | None = None,
     ) -> None:
-        """Logits with normalisers that broadcast against them, or log-probs alone (see `of`)."""
+        """Logits with normalisers that broadcast against them, or log-probs alone (see `of`).
+
+        `rows`: what divergences found in `prepare`, (S, ...), each of the S shaped to broadcast against the block.
+        """
         self._teacher, self._student = teacher, student
         self._teacher_lse, self._student_lse = teacher_lse, student_lse
         self._mixtures: dict[float, Tensor] = {}
+        self._rows = dict(rows or {})
+        self._whole: int | None = None
 
     @classmethod
     def of(cls, teacher_logp: Tensor, student_logp: Tensor) -> Pair:
-        """From log-probs, -inf allowed; no gradient reaches the teacher."""
-        return cls(teacher_logp.detach().clamp(min=LOG_FLOOR), student_logp.clamp(min=LOG_FLOOR))
+        """From log-probs (..., V), the last axis whole, -inf allowed; no gradient reaches the teacher."""
+        return cls(teacher_logp.detach().clamp(min=LOG_FLOOR), student_logp.clamp(min=LOG_FLOOR)).over(-1)
+
+    def over(self, axis: int) -> Pair:
+        """Itself, now known to hold the whole vocabulary along `axis`: `row` can then be worked out here."""
+        self._whole = axis
+        return self
+
+    def row(self, divergence: Divergence) -> Tensor:
+        """What `divergence.prepare` found of the tokens here: constants (S, ...) that broadcast against the block."""
+        if divergence not in self._rows:
+            assert self._whole is not None, f"{divergence} needs whole rows, and nobody prepared them"
+            with torch.no_grad():  # in a pair of its own: views cached here would have lost their gradient
+                alone = Pair(self._teacher.detach(), self._student.detach(), self._teacher_lse, self._student_lse)
+                numbers = divergence.prepare(alone, self._whole)
+            assert numbers is not None, f"{divergence} asks for rows and prepares none"
+            self._rows[divergence] = numbers.unsqueeze(self._whole if self._whole < 0 else self._whole + 1)
+        return self._rows[divergence]
 
     @cached_property
     def log_ratio(self) -> Tensor:
@@ -74,6 +99,22 @@ class Pair:
     def student(self) -> Tensor:
         """p_S."""
         return self._student.exp() if self._student_lse is None else exp_(self._student - self._student_lse)
+
+    @cached_property
+    def teacher_logp(self) -> Tensor:
+        """The teacher's log-probs, nats."""
+        return self._teacher if self._teacher_lse is None else self._teacher - self._teacher_lse
+
+    @cached_property
+    def student_logp(self) -> Tensor:
+        """The student's log-probs, nats."""
+        return self._student if self._student_lse is None else self._student - self._student_lse
+
+    def held(self, over_student: Tensor) -> Tensor:
+        """log(x / p_S) with x a constant to the gradient: the same number, slope -1 in log p_S."""
+        if not torch.is_grad_enabled():
+            return over_student
+        return over_student.detach() - (self.student_logp - self.student_logp.detach())
 
     def log_mixture(self, teacher_weight: float) -> Tensor:
         """L = log(w p_T + (1 - w) p_S) - log p_S; exactly 0 where r is 0."""
@@ -113,11 +154,10 @@ def scaled(p: Tensor, by: Coefficient) -> Tensor | None:
     return None if by is None else p * by
 
 
-def _sum(x: Tensor | None, y: Tensor | None, like: Tensor) -> Tensor:
-    if x is None or y is None:
-        both = x if y is None else y
-        return torch.zeros_like(like) if both is None else both
-    return x + y
+def _sum(like: Tensor, *summands: Tensor | None) -> Tensor:
+    """All that is not None."""
+    found = [x for x in summands if x is not None]
+    return sum(found[1:], found[0]) if found else torch.zeros_like(like)
 
 
 class Divergence(ABC):
@@ -126,14 +166,38 @@ class Divergence(ABC):
     `value` and `slope` return new tensors (or floats, or None for zero), never a view of the pair.
     """
 
-    surrogate: ClassVar[bool] = False
-    """True: `slope` is the gradient meant, and differs from autograd of `value` on purpose (detached weights)."""
     genuine: ClassVar[bool] = True
-    """True: an f-divergence: >= 0, 0 only where both agree, never larger after entries are merged."""
+    """True: >= 0, and 0 only where both agree."""
     centre: ClassVar[float | None] = None
     """c where it is the same for every pair: values then need no pass of their own."""
     offset: ClassVar[float] = 0.0
     """What `slope` leaves out of A: a constant cancels in the gradient, unless entries are (`EntryClipped`)."""
+
+    @property
+    def surrogate(self) -> bool:
+        """True: `slope`, and autograd through a call, is the gradient meant, not the derivative of the value.
+
+        Something the value depends on (a weight, a mixture) is a constant to the gradient.
+        """
+        return False
+
+    @property
+    def f_divergence(self) -> bool:
+        """True: the value is never larger after entries are merged (data processing)."""
+        return self.genuine
+
+    @property
+    def source(self) -> Divergence:
+        """Whose `prepare` counts: an inner divergence's, if there is one."""
+        return self
+
+    def prepare(self, pair: Pair, axis: int) -> Tensor | None:
+        """(S, n) numbers of n tokens, from the whole vocabulary of each along `axis`; None if it asks for none.
+
+        Called once a chunk, for some tokens at a time, before any entry is computed. `Pair.row` hands the numbers out;
+        to the gradient they are constants.
+        """
+        return None
 
     @abstractmethod
     def value(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
@@ -143,16 +207,24 @@ class Divergence(ABC):
     def slope(self, pair: Pair) -> tuple[Coefficient, Coefficient]:
         """(A, B) with dD/dz = p_S (A - c) - p_T B."""
 
+    def extra_value(self, pair: Pair) -> Tensor | None:
+        """What D has entry by entry besides p_S a + p_T b."""
+        return None
+
+    def extra_slope(self, pair: Pair) -> Tensor | None:
+        """What dD/dz has entry by entry besides p_S (A - c) - p_T B; c counts it."""
+        return None
+
     def density(self, pair: Pair) -> Tensor:
-        """p_S a + p_T b, entry by entry: D is its sum."""
+        """p_S a + p_T b + extra, entry by entry: D is its sum."""
         a, b = self.value(pair)
-        return _sum(scaled(pair.student, a), scaled(pair.teacher, b), pair.student)
+        return _sum(pair.student, scaled(pair.student, a), scaled(pair.teacher, b), self.extra_value(pair))
 
     def push(self, pair: Pair) -> Tensor:
-        """p_S A - p_T B, entry by entry: c is its sum."""
+        """p_S A - p_T B + extra, entry by entry: c is its sum."""
         a, b = self.slope(pair)
         pull = scaled(pair.teacher, b)
-        return _sum(scaled(pair.student, a), None if pull is None else -pull, pair.student)
+        return _sum(pair.student, scaled(pair.student, a), None if pull is None else -pull, self.extra_slope(pair))
 
     def both(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """(density, push); overridden where they share work. The same object twice is summed once."""

@@ -85,5 +85,4 @@ def parallel_loss(
 
 def _looks_ahead(divergence: Divergence) -> bool:
     """Whether it prepares numbers of whole rows."""
-    source = getattr(divergence, "source", divergence)
-    return getattr(type(source), "prepare", None) is not getattr(Divergence, "prepare", None)
+    return type(divergence.source).prepare is not Divergence.prepare

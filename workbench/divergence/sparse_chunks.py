@@ -47,6 +47,10 @@ class SparseChunk(Chunk):
         """Values cost nothing here, so they come first."""
         return False
 
+    def _prepare(self) -> dict[Divergence, Tensor]:
+        """Nothing: the pair of buckets is whole."""
+        return {}
+
     def _compare(self) -> None:
         """D, P and c of every part, on the buckets alone."""
         spread = self._spread() if self.alignments else None

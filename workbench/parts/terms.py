@@ -7,6 +7,7 @@ gradient where the logits live if the description says how; a part that is only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -71,6 +72,7 @@ class Term(Protocol):
 class Distill:
     """D(p_T || p_S) at each token, over the whole vocabulary. The divergence says which way round.
 
+    `transforms` change both distributions first, one after the other; their gains multiply the value.
     `token_clip` caps a token's value, and a capped token has no gradient (the reading of OPSD's clip that sums
     first); clipping per vocabulary entry is `EntryClipped`, a divergence.
     """
@@ -88,7 +90,7 @@ class Distill:
         teacher, student = tokens.teacher, tokens.student
         for transform in self.transforms:
             teacher, student = transform(teacher, student)
-        value = self.divergence(teacher, student)
+        value = self.divergence(teacher, student) * math.prod(t.gain for t in self.transforms)
         return value if self.token_clip is None else value.clamp(max=self.token_clip)
 
     def part(self, weight: Tensor) -> Part:
