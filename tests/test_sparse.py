@@ -35,6 +35,7 @@ from workbench.divergence import (
     ForwardKL,
     Head,
     Options,
+    Pair,
     Part,
     ReverseKL,
     Scored,
@@ -46,12 +47,13 @@ from workbench.divergence import (
     layouts,
     reference_loss,
 )
-from workbench.divergence.sparse import Rest
+from workbench.divergence.sparse import Rest, counts
 from workbench.errors import UsageError
 from workbench.records import TokenStats
 
 RESTS = get_args(Rest)
 every = pytest.mark.parametrize("divergence", ALL, ids=str)
+masses = pytest.mark.parametrize("divergence", [d for d in ALL if not counts(d)], ids=str)
 paths = pytest.mark.parametrize("path", [fused_loss, generic_loss])
 
 
@@ -125,7 +127,7 @@ def test_bucketed_is_the_divergence_of_the_merged_distributions(divergence: Dive
 @every
 @pytest.mark.parametrize("rest", RESTS)
 def test_every_divergence_and_rest(divergence: Divergence, rest: Rest, layout: str) -> None:
-    at = cut(setting(), rest=rest)
+    at = cut(setting(), rest=rest, padded=not counts(divergence))
     parts = [Part(some_dead(at.weight, 3, 6), divergence)]
     ours = agree(at, parts, Options(chunk=16))
     agree(at, parts, Options(chunk=16), generic_loss)
@@ -139,7 +141,7 @@ def test_every_divergence_and_rest(divergence: Divergence, rest: Rest, layout: s
 @every
 @pytest.mark.parametrize("rest", RESTS)
 def test_every_divergence_in_float32(divergence: Divergence, rest: Rest, layout: str) -> None:
-    at = cut(setting(dtype=torch.float32), rest=rest)
+    at = cut(setting(dtype=torch.float32), rest=rest, padded=not counts(divergence))
     agree(at, [Part(at.weight, divergence)], Options(chunk=16), rtol=2e-4, atol=2e-5)
 
 
@@ -151,13 +153,7 @@ def test_mixtures(mixture: str, rest: Rest, path: Path, layout: str) -> None:
     agree(at, MIXTURES[mixture](at), Options(token_weight=entropy_gate, entropies=True, chunk=16), path)
 
 
-def counts_entries(divergence: Divergence) -> bool:
-    """Whether an entry that neither role ever takes changes the value."""
-    logp = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.3, 0.4, 0.3, 0.0]], dtype=torch.float64).log()
-    return not torch.isclose(divergence(logp[0], logp[1]), divergence(logp[0, :3], logp[1, :3]), rtol=1e-12)
-
-
-@every
+@masses
 def test_all_entries_known_is_the_whole_teacher(divergence: Divergence, layout: str) -> None:
     at = setting()
     assert at.teacher is not None
@@ -165,8 +161,6 @@ def test_all_entries_known_is_the_whole_teacher(divergence: Divergence, layout: 
     whole = fused_loss(at.student, at.teacher, at.rows, parts, Options(chunk=16, entropies=True))
     expected = gradients(at, whole.loss)
     for rest in RESTS:
-        if rest == "bucket" and counts_entries(divergence):
-            continue  # the empty tail is one more entry
         teacher = replace(SparseTeacher.of(at.teacher, V, written=at.rows.ids, rest=rest), tail_logp=None)
         ours = fused_loss(at.student, teacher, at.rows, parts, Options(chunk=16, entropies=True))
         torch.testing.assert_close(ours.values, whole.values, rtol=1e-10, atol=1e-10)
@@ -203,7 +197,7 @@ def test_known_answers(rest: Rest, k: int, divergence: Divergence, value: float,
 # What the tail is.
 
 
-@every
+@masses
 def test_rounding_is_no_tail_where_every_entry_is_known(divergence: Divergence, layout: str) -> None:
     """Float32 log-probs do not add up to 1; what is missing is not outside, for nothing is."""
     at = setting(dtype=torch.float32)
@@ -258,7 +252,7 @@ def test_more_mass_than_one_by_rounding_leaves_no_tail() -> None:
     assert out.loss.isfinite()
 
 
-@every
+@masses
 def test_a_token_without_entries_says_nothing(divergence: Divergence, layout: str) -> None:
     at = setting()
     none = torch.full((len(at.weight), 3), -math.inf).double()
@@ -269,7 +263,7 @@ def test_a_token_without_entries_says_nothing(divergence: Divergence, layout: st
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(k=st.integers(1, V - 1), which=st.sampled_from([d for d in ALL if d.genuine]))
+@given(k=st.integers(1, V - 1), which=st.sampled_from([d for d in ALL if d.f_divergence]))
 def test_a_bucket_never_adds(k: int, which: Divergence) -> None:
     """Data processing: more entries see more."""
     at = setting()
@@ -397,6 +391,26 @@ def test_misfits_are_refused_by_name() -> None:
             replace(good, **wrong)
 
 
+class Counted(ForwardKL):
+    """A number for every entry, whatever its mass."""
+
+    def density(self, pair: Pair) -> Tensor:
+        return torch.ones_like(pair.log_ratio)
+
+
+@pytest.mark.parametrize("path", [fused_loss, generic_loss, reference_loss])
+def test_padding_is_no_entry_so_those_who_count_entries_are_refused_it(path: Path) -> None:
+    at = setting()
+    parts = [Part(at.weight, Counted())]
+    assert not counts(ForwardKL())
+    out = path(at.student, cut(at, padded=False).teacher, at.rows, parts)
+    assert torch.equal(out.values, torch.full_like(out.values, 8.0))
+    assert at.teacher is not None
+    for teacher in (cut(at).teacher, SparseTeacher.of(at.teacher, V)):
+        with pytest.raises(UsageError, match="even if they have no mass"):
+            path(at.student, teacher, at.rows, parts)
+
+
 # Costs, and invariance.
 
 
@@ -441,7 +455,7 @@ def test_any_split_into_chunks_and_micro_batches(
     chunk: int, cuts: list[int], rest: Rest | None, divergence: Divergence, block: int
 ) -> None:
     """One batch, or several whose gradients add: the same loss and gradient, with a dense and a sparse teacher."""
-    at = setting() if rest is None else cut(setting(), rest=rest)
+    at = setting() if rest is None else cut(setting(), rest=rest, padded=not counts(divergence))
     parts = [Part(some_dead(at.weight, 5, 9), divergence, token_clip=1.0), Part(at.weight, sampled=gap)]
     options = Options(token_weight=entropy_gate, entropies=True)
     whole = fused_loss(at.student, at.teacher, at.rows, parts, replace(options, chunk=40))

@@ -122,7 +122,8 @@ class Call:
             raise UsageError(_mismatch("student hidden states", self.student.hidden, (n, h)))
         v = self.vocabulary.size(held)
         if isinstance(self.teacher, SparseTeacher):
-            self._checked_sparse(self.teacher.checked(n, v))
+            compared = [part.divergence for part in self.parts if part.divergence is not None]
+            self._checked_sparse(self.teacher.checked(n, v, compared))
         elif self.teacher is not None:
             self._checked_dense(self.teacher)
         for part in self.parts:

@@ -75,7 +75,7 @@ def parallel_loss(
     at a token's whole vocabulary before it has entries.
     """
     for part in parts:
-        if part.divergence is not None and isinstance(teacher, Scored) and _looks_ahead(part.divergence):
+        if part.divergence is not None and isinstance(teacher, Scored) and looks_ahead(part.divergence):
             raise UsageError(
                 f"{part.divergence} needs a token's whole vocabulary at once, and no process has it."
                 " Only sums over entries can be shared. Use another divergence, or a head that is not cut."
@@ -83,7 +83,6 @@ def parallel_loss(
     return formed(Call(student, teacher, rows, parts, options or Options(), shard))
 
 
-def _looks_ahead(divergence: Divergence) -> bool:
+def looks_ahead(divergence: Divergence) -> bool:
     """Whether it prepares numbers of whole rows."""
-    source = getattr(divergence, "source", divergence)
-    return getattr(type(source), "prepare", None) is not getattr(Divergence, "prepare", None)
+    return type(divergence.source).prepare is not Divergence.prepare

@@ -35,7 +35,8 @@ def reference_loss(
             logp_t = teacher.head.logits(teacher.hidden.double(), rows.temperature).log_softmax(-1)
     stats = _statistics(rows, logp_s.detach(), logp_t)
     if isinstance(teacher, SparseTeacher):
-        logp, entropy = teacher.checked(*logp_s.shape).known(rows.ids, torch.float64)
+        compared = [part.divergence for part in parts if part.divergence is not None]
+        logp, entropy = teacher.checked(len(logp_s), logp_s.shape[1], compared).known(rows.ids, torch.float64)
         stats = replace(stats, teacher_logp=logp, teacher_entropy=entropy)
     factor = torch.ones_like(stats.student_logp)
     if options.token_weight is not None:
@@ -49,8 +50,8 @@ def reference_loss(
         weights.append(part.weight.detach().double() * own)
     value_rows = torch.stack(values) if values else factor.new_zeros(0, len(factor))
     weight_rows = torch.stack(weights) if weights else factor.new_zeros(0, len(factor))
-    compared = teacher if isinstance(teacher, SparseTeacher) else logp_t
-    turned = [_turned(p.divergence, compared, logp_s) for p in parts if isinstance(p.divergence, EntryClipped)]
+    known = teacher if isinstance(teacher, SparseTeacher) else logp_t
+    turned = [_turned(p.divergence, known, logp_s) for p in parts if isinstance(p.divergence, EntryClipped)]
     return Loss(
         loss=(value_rows * weight_rows).sum(),
         values=value_rows.detach(),

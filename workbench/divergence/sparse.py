@@ -10,6 +10,7 @@ so it takes three matrix products and no teacher tile. p_S(b) G_b is `Divergence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.divergence.heads import Scored
-from workbench.divergence.pair import LOG_FLOOR
+from workbench.divergence.pair import LOG_FLOOR, Divergence
 from workbench.errors import UsageError
 
 Rest = Literal["bucket", "renormalised", "unnormalised", "teacher_renormalised"]
@@ -97,8 +98,11 @@ class SparseTeacher:
             target_logp=some(self.target_logp),
         )
 
-    def checked(self, n: int, vocabulary: int) -> SparseTeacher:
-        """Itself, or UsageError (a ValueError): not n tokens, ids outside, an id twice, more mass than 1."""
+    def checked(self, n: int, vocabulary: int, divergences: Sequence[Divergence] = ()) -> SparseTeacher:
+        """Itself, or UsageError (a ValueError): not n tokens, ids outside, an id twice, more mass than 1.
+
+        Nor can it be compared by `divergences` that count entries without mass, where tokens have fewer than others.
+        """
         if len(self.ids) != n:
             raise UsageError(
                 f"A sparse teacher knows {len(self.ids)} tokens of {n}. One row a completion token. Check the caller."
@@ -118,6 +122,13 @@ class SparseTeacher:
                 " Add the masses up first."
             )
         mass = self._mass() if self.tail_logp is None else self._mass() + self.tail_logp.double().exp()
+        ragged = not bool(kept.all()) or (self.rest == "bucket" and self.ids.shape[1] >= vocabulary)
+        for divergence in divergences if ragged else ():
+            if counts(divergence):
+                raise UsageError(
+                    f"{divergence} counts entries even if they have no mass, and some tokens of the sparse teacher have"
+                    " fewer than K, or no tail. Their padding would count. Use K entries everywhere, K < V."
+                )
         wrong = ~(mass <= 1.0 + SLACK)  # NaN is wrong
         if wrong.any():
             raise UsageError(
@@ -199,6 +210,13 @@ class SparseTeacher:
         if renormalised:
             entries = entries.log_softmax(-1).masked_fill(absent, LOG_FLOOR)
         return torch.cat((entries, tail.unsqueeze(-1)), -1) if self.rest == "bucket" else entries
+
+
+def counts(divergence: Divergence) -> bool:
+    """Whether entries without mass change its value: asked of it, with and without one."""
+    teacher, student = (torch.tensor(p, dtype=torch.float64).log() for p in ((0.5, 0.5, 0.0), (0.25, 0.75, 0.0)))
+    with_one, without = divergence(teacher, student), divergence(teacher[:2], student[:2])
+    return not torch.allclose(with_one, without, rtol=1e-9, atol=1e-12)
 
 
 def outside(logp: Tensor, ids: Tensor, kept: Tensor) -> Tensor:

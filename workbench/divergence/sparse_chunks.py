@@ -38,7 +38,6 @@ class SparseChunk(Chunk):
         """(n, K + 1): the student's, the tail last, whatever is compared."""
         compared = teacher.teacher(layout.vocabulary.size(held), lse.dtype), teacher.student(entries, tail)
         self.pair, self.renormalised = Pair.of(*compared), teacher.rest == "renormalised"
-        self.present = teacher.kept.to(lse.dtype)
         self.pushes: list[Tensor] = []
         self.corrected: Tensor | None = None
         self.turns: list[Tensor] = []
@@ -51,6 +50,10 @@ class SparseChunk(Chunk):
     def _measured_with_gradient(self) -> bool:
         """Values cost nothing here, so they come first."""
         return False
+
+    def _prepare(self) -> dict[Divergence, Tensor]:
+        """Nothing: the pair of buckets is whole."""
+        return {}
 
     def _compare(self) -> None:
         """D, P and c of every part, on the buckets alone."""
@@ -67,8 +70,6 @@ class SparseChunk(Chunk):
         density, push = divergence.both(self.pair)
         if divergence.offset:
             push = push + self.pair.student * divergence.offset
-        n_entries = self.present.shape[1]
-        push = torch.cat((push[:, :n_entries] * self.present, push[:, n_entries:]), 1)  # padding is nobody's logit
         if self.renormalised:  # through the student's softmax over S
             push = push - self.pair.student * push.sum(-1, keepdim=True)
         missing = self.masses.shape[1] - push.shape[1]

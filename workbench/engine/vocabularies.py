@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -103,13 +103,7 @@ def sliced(head: Head, size: int | None) -> Head:
     """The head without padding rows; gradients reach the rows that are left."""
     if size is None or len(head.weight) == size:
         return head
-    changes: dict[str, Any] = {"weight": head.weight[:size]}
-    if head.bias is not None:
-        changes["bias"] = head.bias[:size]
-    low_rank = getattr(head, "low_rank", None)  # an adapter on the head has rows of its own
-    if low_rank is not None:
-        changes["low_rank"] = replace(low_rank, up=low_rank.up[:size])
-    return replace(head, **changes)
+    return head.take(slice(size))
 
 
 def exchange(head: Head, pair: tuple[int, int] | None) -> Head:
@@ -118,8 +112,7 @@ def exchange(head: Head, pair: tuple[int, int] | None) -> Head:
         return head
     order = torch.arange(len(head.weight), device=head.weight.device)
     order[list(pair)] = order[list(pair[::-1])]
-    bias = None if head.bias is None else head.bias[order]
-    return replace(head, weight=head.weight[order], bias=bias)
+    return head.take(order)
 
 
 def _same_specials(student: Any, teacher: Any, who: str) -> None:
