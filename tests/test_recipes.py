@@ -29,7 +29,8 @@ def test_recipe_answers_the_five_questions(name: str) -> None:
     for question_ in ("who sees what", "whose weights teach", "who writes", "what is compared", "where it counts"):
         assert question_ in text
     assert " at 0x" not in text, "a description must be the same tomorrow"
-    assert recipe.at(Clock(0, 10)) == recipe.at(Clock(9, 10)) or any(kind.__name__ in text for kind in Moving)
+    steady = replace(recipe, optimizer=replace(recipe.optimizer, warmup_steps=0))
+    assert steady.at(Clock(0, 10)) == steady.at(Clock(9, 10)) or any(kind.__name__ in text for kind in Moving)
 
 
 @names

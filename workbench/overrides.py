@@ -184,8 +184,13 @@ def _is(kind: Any, value: Any) -> bool:
     part = value if isinstance(value, type) else type(value)
     if getattr(kind, "_is_protocol", False):
         # A protocol's shape says little here (`__call__`); its members live in the module that defines it.
-        return part.__module__ == kind.__module__ and all(hasattr(value, name) for name in kind.__annotations__)
+        return part.__module__ == kind.__module__ and all(hasattr(value, name) for name in _members(kind))
     return issubclass(part, kind)
+
+
+def _members(protocol: Any) -> set[str]:
+    """What a protocol asks of a part beside being called."""
+    return {name for name in (*protocol.__annotations__, *vars(protocol)) if not name.startswith("_")}
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

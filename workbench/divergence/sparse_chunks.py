@@ -43,10 +43,6 @@ class SparseChunk(Chunk):
         self.turns: list[Tensor] = []
         return scan
 
-    def _prepare(self) -> dict[Divergence, Tensor]:
-        """Nothing: the buckets are whole rows."""
-        return {}
-
     def _measured_with_gradient(self) -> bool:
         """Values cost nothing here, so they come first."""
         return False
