@@ -12,8 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/installed
 
 CONTROLS := opsd opsd_other_problem opsd_wrong_answer
+METHODS := kd gkd distillm taid opd
+BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd controls test check slow gpu smoke golden docs bench format
+.PHONY: setup opsd controls compare test check slow gpu smoke golden docs bench format
 
 setup: $(STAMP)
 
@@ -36,6 +38,13 @@ opsd: $(STAMP)
 controls: $(STAMP)
 	@for arm in $(CONTROLS); do $(BIN)/python -m workbench.opsd --recipe $$arm --name controls-$$arm --fresh $(ARGS) || exit $$?; done
 	@$(BIN)/python -m workbench.evaluate $(CONTROLS:%=runs/controls-%) --only before,after
+
+# Methods with another model as teacher, each on as many tokens: a teacher is trained first, then every method from the
+# untrained model; one table.
+compare: $(STAMP)
+	@$(BIN)/python -m workbench.opsd --recipe sft --steps 60 --name compare-teacher --fresh
+	@for method in $(METHODS); do $(BIN)/python -m workbench.opsd --recipe $$method --teacher runs/compare-teacher/final --name compare-$$method --fresh $(BUDGET) $(ARGS) || exit $$?; done
+	@$(BIN)/python -m workbench.evaluate $(METHODS:%=runs/compare-%) --only before,after
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
