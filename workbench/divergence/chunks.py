@@ -10,18 +10,18 @@ A sampled part needs neither 3 nor a teacher tile: its gradient is w u (p_S - on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from workbench.divergence import layouts
-from workbench.divergence.family import EntryClipped
 from workbench.divergence.heads import Gradients, Scored
+from workbench.divergence.kernels import Asked, Entries, Making, Sums, compared, measured, prepared, shared, stored
 from workbench.divergence.loss import Call, Found, needed, part_weights, statistics, token_numbers
-from workbench.divergence.pair import Coefficient, Divergence, Pair, exp_
+from workbench.divergence.pair import Divergence, looks_ahead
 from workbench.divergence.sparse import SparseTeacher
-from workbench.divergence.tiles import Block, Scan, Sink, Tiles, Vocabulary
+from workbench.divergence.tiles import Block, Scan, Sink, Tiles, Vocabulary, Work
 
 
 class Chunk:
@@ -40,13 +40,16 @@ class Chunk:
         self.distances = self.student.normaliser.new_zeros(len(call.parts), self.layout.n)
         self.centres = torch.zeros_like(self.distances)
         like = self.student.normaliser
-        self.prepared: dict[Divergence, Tensor] = {}
-        self.alignments = [Alignment(d, like) for _, d in self.compared if isinstance(d, EntryClipped)]
+        divergences = tuple(divergence for _, divergence in self.compared)
+        self.asked = Asked(divergences, self.layout.axis, gradients.wanted)
+        self.prepared: tuple[Tensor, ...] = ()
+        self.alignments = [Alignment(like) for _ in self.asked.clipped]
 
     def run(self) -> Found:
         """Steps 2 to 4; step 3 joins step 4 where no gradient waits for it."""
         weights, measured = part_weights(self.call, self.stats), self._measured_with_gradient()
-        self.prepared = self._prepare()
+        sources, self.prepared = self._prepare()
+        self.asked = replace(self.asked, sources=sources)
         scales = self._sampled(weights)
         if self.compared and not measured:
             self._compare()
@@ -77,8 +80,8 @@ class Chunk:
 
     def _compare(self) -> None:
         """Step 3."""
-        for block in self.layout.blocks():
-            self._measure(self._pair(block), block)
+        for block in self.layout.passes(measured, self.asked):
+            self._count(self.layout.run(measured, self.asked, self._entries(block)), block)
         self._joined()
 
     def _joined(self) -> Tensor:
@@ -117,39 +120,31 @@ class Chunk:
         fixed = all(divergence.centre is not None for _, divergence in self.compared)
         return self.gradients.wanted and fixed and all(part.token_clip is None for part in self.call.parts)
 
-    def _pair(self, block: Block) -> Pair:
-        assert self.teacher is not None
-        assert block.teacher is not None
-        row = self.layout.row
-        teacher, student = row(self.teacher.normaliser, block), row(self.student.normaliser, block)
-        rows = {d: x[:, block.rows].unsqueeze(self.layout.axis + 1) for d, x in self.prepared.items()}
-        return Pair(block.teacher, block.student, teacher, student, rows)
+    def _entries(self, block: Block) -> Entries:
+        row, rows = self.layout.row, tuple(x[:, block.rows] for x in self.prepared)
+        student = block.student, row(self.student.normaliser, block)
+        if self.teacher is None:
+            return Entries(*student)
+        return Entries(*student, block.teacher, row(self.teacher.normaliser, block), rows)
 
-    def _prepare(self) -> dict[Divergence, Tensor]:
-        """(S, n) of every divergence that needs numbers of whole rows before its entries."""
-        found: dict[Divergence, list[Tensor]] = {}
-        for block in _whole(self.layout) if self.compared else ():
-            pair = self._pair(block)
-            for asking in {divergence.source for _, divergence in self.compared}:
-                numbers = asking.prepare(pair, self.layout.axis)
-                if numbers is not None:
-                    found.setdefault(asking, []).append(numbers)
-            if not found:
-                break
-        return {asking: torch.cat(pieces, 1) for asking, pieces in found.items()}
+    def _prepare(self) -> tuple[tuple[Divergence, ...], tuple[Tensor, ...]]:
+        """The divergences that need numbers of whole rows before their entries, and the numbers, (S, n) each."""
+        sources = tuple(d for d in dict.fromkeys(d.source for _, d in self.compared) if looks_ahead(d))
+        if not sources:
+            return (), ()
+        asked, run = replace(self.asked, sources=sources), self.layout.run
+        pieces = [run(prepared, asked, self._entries(block)) for block in self.layout.whole()]
+        found = {d: torch.cat(xs, 1) for d, *xs in zip(sources, *pieces, strict=True) if xs[0] is not None}
+        return tuple(found), tuple(found.values())
 
-    def _measure(self, pair: Pair, block: Block) -> None:
-        """Step 3 for one block."""
-        for k, divergence in self.compared:
-            if divergence.centre is not None or not self.gradients.wanted:
-                self.distances[k, block.rows] += divergence.density(pair).sum(self.layout.axis)
-                continue
-            density, push = divergence.both(pair)
-            total = density.sum(self.layout.axis)
-            self.distances[k, block.rows] += total
-            self.centres[k, block.rows] += total if push is density else push.sum(self.layout.axis)
-        for alignment in self.alignments:
-            alignment.see(pair, self.layout.axis, block.rows)
+    def _count(self, sums: Sums, block: Block) -> None:
+        """What a block adds to values, centres and alignments."""
+        for (k, _), distance, centre in zip(self.compared, sums.distances, sums.centres, strict=True):
+            self.distances[k, block.rows] += distance
+            if centre is not None:
+                self.centres[k, block.rows] += centre
+        for alignment, numbers in zip(self.alignments, sums.alignments, strict=True):
+            alignment.sums[:, block.rows] += numbers
 
     def _gradient(self, scales: Tensor, measure: bool) -> None:
         """Step 4. With one part, what multiplies its rows stays out of the blocks altogether."""
@@ -157,12 +152,12 @@ class Chunk:
         ones = torch.ones_like(scales) if alone else scales
         sampled = [k for k, part in enumerate(self.call.parts) if part.sampled is not None]
         sink = Sink(self.gradients, self.rows, self._factor(scales if alone else None))
-        centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0)
-        for block in self.layout.blocks():
-            gradient = self._made(block, None if alone else scales, centre, measure)
-            if sampled:
-                self.layout.hot(block, gradient, hot)
-            self.layout.take(block, gradient, sink)
+        centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0) if sampled else None
+        step = self.layout.step(self._making(), replace(self.asked, joined=measure), sink)
+        for block in self.layout.passes(stored, step):
+            sums = self.layout.use(block, step, self._work(block, None if alone else scales, centre, hot), sink)
+            if sums is not None:
+                self._count(sums, block)
         self.layout.finish(sink)
 
     def _factor(self, scales: Tensor | None) -> Tensor | None:
@@ -173,54 +168,17 @@ class Chunk:
             return factor
         return 1.0 / temperature if factor is None else factor / temperature
 
-    def _made(self, block: Block, scales: Tensor | None, centre: Tensor, measure: bool) -> Tensor:
-        """A new tensor: the block's gradient but for the written tokens."""
+    def _making(self) -> Making:
+        """How blocks of the gradient are made."""
+        return compared if self.compared else shared
+
+    def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
+        """From what; `scales` (K, n), None: 1."""
+        row, entries = self.layout.row, self._entries(block)
         if not self.compared:
-            shifted = block.student - self.layout.row(self.student.normaliser, block)
-            return exp_(shifted).mul_(self.layout.row(-centre, block))
-        pair = self._pair(block)
-        gradient = self._compared_gradient(pair, block, scales, centre)
-        if measure:
-            self._measure(pair, block)
-        return gradient
-
-    def _compared_gradient(self, pair: Pair, block: Block, scales: Tensor | None, centre: Tensor) -> Tensor:
-        """P_S (sum_k w_k A_k - centre) - p_T sum_k w_k B_k: a new tensor."""
-        row = self.layout.row
-        a: Coefficient = None
-        b: Coefficient = None
-        for k, divergence in self.compared:
-            slope = divergence.slope(pair)
-            by = 1.0 if scales is None else row(scales[k], block)
-            a, b = _plus(a, slope[0], by), _plus(b, slope[1], by)
-        gradient = pair.student * (row(-centre, block) if a is None else a - row(centre, block))
-        if isinstance(b, Tensor):
-            gradient.addcmul_(pair.teacher, b, value=-1.0)
-        elif b is not None:
-            gradient.sub_(pair.teacher, alpha=b)
-        for k, divergence in self.compared:
-            extra = divergence.extra_slope(pair)
-            if extra is not None:
-                gradient.add_(extra if scales is None else extra * row(scales[k], block))
-        return gradient
-
-
-def _whole(layout: layouts.Layout) -> Iterator[Block]:
-    """The tiles in pieces that hold the whole vocabulary of some tokens, in the tokens' order."""
-    vocabulary = layout.student.shape[layout.axis]
-    step = max(16, layouts.CPU_BLOCK // vocabulary)  # at least a cache line where a token is a column
-    for lo in range(0, layout.n, step):
-        rows = slice(lo, min(layout.n, lo + step))
-        part = (slice(None), rows) if layout.axis == 0 else (rows,)
-        teacher = None if layout.teacher is None else layout.teacher[part]
-        yield Block(0, vocabulary, rows, layout.student[part], teacher)
-
-
-def _plus(total: Coefficient, more: Coefficient, by: Tensor | float) -> Coefficient:
-    if more is None:
-        return total
-    scaled = more if isinstance(by, float) else more * by
-    return scaled if total is None else total + scaled
+            return Work(entries, (row(-centre, block),), hot)
+        by = None if scales is None else tuple(row(scales[k], block) for k, _ in self.compared)
+        return Work(entries, (row(centre, block), by), hot)
 
 
 class Alignment:
@@ -229,18 +187,9 @@ class Alignment:
     g = U - c p_S for both, so <g, g'> = <U, U'> - c' <U, p> - c <U', p> + c c' <p, p>.
     """
 
-    def __init__(self, divergence: EntryClipped, like: Tensor) -> None:
+    def __init__(self, like: Tensor) -> None:
         """`like`: (n,)."""
-        self.divergence = divergence
         self.sums = torch.zeros(8, len(like), dtype=like.dtype, device=like.device)
-
-    def see(self, pair: Pair, axis: int, rows: slice) -> None:
-        """One more block."""
-        p = pair.student
-        clipped, whole = self.divergence.both(pair)[1], self.divergence.unclipped.both(pair)[1]
-        products = (clipped * whole, clipped * p, whole * p, p * p, clipped, whole, clipped.square(), whole.square())
-        for k, x in enumerate(products):
-            self.sums[k, rows] += x.sum(axis)
 
     def turned(self, vocabulary: Vocabulary) -> Tensor:
         """Cosine < 0, where it can be told from rounding."""

@@ -113,7 +113,10 @@ def _compute(call: Call, gradients: Gradients) -> list[Found]:
 
 def _chunk(call: Call) -> int:
     """How many tokens' logits exist at once."""
-    if call.student.hidden.device.type == "cpu":
-        return CPU_CHUNK
-    tokens = GPU_TILE_BYTES // (8 * len(call.student.head.weight))
-    return min(4096, max(512, tokens // 128 * 128))
+    on_cpu = call.student.hidden.device.type == "cpu"
+    return CPU_CHUNK if on_cpu else tokens_in(GPU_TILE_BYTES, len(call.student.head.weight))
+
+
+def tokens_in(room: int, vocabulary: int) -> int:
+    """Tokens whose two float32 tiles fit into `room` bytes: a multiple of 128 from 512 to 4096."""
+    return min(4096, max(512, room // (8 * vocabulary) // 128 * 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,15 @@ class LowRank:
     scale: float = 1.0
 
 
+@dataclass(frozen=True)
+class Form:
+    """The numbers in which heads differ; those of `Head`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """What turns hidden states into logits: softcap(scale * (h W^T + b)) / temperature, softcap(x) = s tanh(x / s).
@@ -44,6 +54,11 @@ class Head:
         """What may require a gradient, in the order of `Gradients`: weight, bias, the factors."""
         factors = (None, None) if self.low_rank is None else (self.low_rank.down, self.low_rank.up)
         return (self.weight, self.bias, *factors)
+
+    @property
+    def form(self) -> Form:
+        """Its numbers."""
+        return Form(self.scale, self.softcap, self.temperature)
 
     def logits(self, hidden: Float[Tensor, "n h"], temperature: Float[Tensor, " n"] | None = None) -> Tensor:
         """(n, v), by autograd, in the dtype of `hidden`: for the inspector, the generic path and the reference.
@@ -140,18 +155,61 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 def accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
     """`into += a @ b`, summed in the type of `into`."""
-    if a.is_cuda and a.dtype == b.dtype != into.dtype:
+    if a.is_cuda and a.dtype == b.dtype != into.dtype and _adds_wider(a.device, a.dtype, into.dtype):
         torch.addmm(into, a, b, out_dtype=into.dtype, out=into)
+    elif a.is_cuda and a.dtype == b.dtype != into.dtype:
+        into.add_(torch.mm(a, b, out_dtype=into.dtype))
     else:
         into.addmm_(a.to(into.dtype), b.to(into.dtype))
 
 
-def inner(head: Head) -> float:
+def multiply(scored: Scored, operand: Tensor, exact: Tensor, gradients: Gradients, rows: slice) -> None:
+    """Adds what a row-major gradient (n, V) comes to: `operand` is in the weight's type, `exact` in that of the sums.
+
+    `exact` is read only for what is no product with the weight's type: bias and factors.
+    """
+    head, low_rank = scored.head, scored.head.low_rank
+    if gradients.hidden is not None:
+        product(operand, head.weight, gradients.hidden[rows])
+    if gradients.weight is not None:
+        accumulate(gradients.weight, operand.t(), scored.hidden.to(head.weight.dtype))
+    if gradients.bias is not None:
+        gradients.bias += exact.sum(0)
+    if low_rank is not None:
+        _multiply_thin(low_rank, scored.hidden.to(exact.dtype), exact, gradients, rows)
+
+
+def _multiply_thin(low_rank: LowRank, hidden: Tensor, exact: Tensor, gradients: Gradients, rows: slice) -> None:
+    """The factors are thin: in the type of the sums."""
+    down = low_rank.down.to(exact.dtype) * low_rank.scale
+    if gradients.low:
+        low = exact @ low_rank.up.to(exact.dtype)
+        if gradients.hidden is not None:
+            gradients.hidden[rows].addmm_(low, down)
+        if gradients.down is not None:
+            gradients.down.addmm_(low.t(), hidden, alpha=low_rank.scale)
+    if gradients.up is not None:
+        gradients.up.addmm_(exact.t(), hidden @ down.t())
+
+
+@functools.cache
+def _adds_wider(device: torch.device, operands: torch.dtype, sums: torch.dtype) -> bool:
+    """Whether this torch adds a low-precision product to wider numbers; the first that multiply to such refuse."""
+    a = torch.zeros(16, 16, dtype=operands, device=device)
+    into = torch.zeros(16, 16, dtype=sums, device=device)
+    try:
+        torch.addmm(into, a, a, out_dtype=sums, out=into)
+    except RuntimeError:
+        return False
+    return True
+
+
+def inner(head: Head | Form) -> float:
     """What multiplies h W^T + b before the cap, or altogether without one."""
     return head.scale / (head.temperature if head.softcap is None else head.softcap)
 
 
-def outer(head: Head) -> float:
+def outer(head: Head | Form) -> float:
     """Slope of a logit in h W^T + b, less the cap's own and the row's temperature."""
     return head.scale / head.temperature
 
@@ -167,7 +225,7 @@ def floored_bias(head: Head, dtype: torch.dtype) -> Tensor:
     return head.bias.to(dtype).clamp(min=LOG_FLOOR)
 
 
-def cap(head: Head, z: Tensor, temperature: Tensor | None) -> None:
+def cap(head: Head | Form, z: Tensor, temperature: Tensor | None) -> None:
     """In place, from what `inner` scaled to logits; `temperature` is each row's own, shaped to broadcast."""
     if head.softcap is not None:
         z.tanh_().mul_(head.softcap / head.temperature)
@@ -175,7 +233,16 @@ def cap(head: Head, z: Tensor, temperature: Tensor | None) -> None:
         z.div_(temperature)
 
 
-def uncap(head: Head, logits: Tensor, gradient: Tensor, temperature: Tensor | None) -> None:
+def settle(form: Form, z: Tensor, bias: Tensor | None, temperature: Tensor | None) -> None:
+    """Row-major h W^T to logits, in place; `bias` (V,) is scaled already."""
+    if inner(form) != 1.0:
+        z.mul_(inner(form))
+    if bias is not None:
+        z.add_(bias)
+    cap(form, z, temperature)
+
+
+def uncap(head: Head | Form, logits: Tensor, gradient: Tensor, temperature: Tensor | None) -> None:
     """Through the cap: the slope of s tanh(x / s) is 1 - tanh^2."""
     if head.softcap is not None:
         level = logits * (head.temperature / head.softcap)

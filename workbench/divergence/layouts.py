@@ -6,33 +6,39 @@ into the two products they are for. What happens to a block is the business of `
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from workbench.divergence import compiled
 from workbench.divergence.heads import (
     LowRank,
     Scored,
-    accumulate,
     cap,
     floored_bias,
     inner,
+    multiply,
     outer,
     product,
+    settle,
     times,
     uncap,
 )
+from workbench.divergence.kernels import Asked, Look, Making, Marks, Step, Sums, scanned, stored, through
 from workbench.divergence.loss import Call
-from workbench.divergence.tiles import Apart, Block, Running, Scan, Sink, Tiles
+from workbench.divergence.tiles import Apart, Block, Running, Scan, Sink, Tiles, Work
 
 CPU_CHUNK = 256
 """Tokens a chunk: fewer stream the head from memory too often, more enlarge the tiles for nothing."""
 CPU_BLOCK = 131_072
 """Entries a block, so that elementwise passes stay in cache."""
-GPU_TILE_BYTES = 1 << 30
-"""Bytes of a chunk's two float32 tiles. Never from V / H: a fixed number of chunks is slow at small N."""
+GPU_TILE_BYTES = 2 << 30
+"""Bytes of a chunk's two float32 tiles. Each chunk reads and writes V x H float32 sums of the head's gradient, which an
+H100 does in the time of some thousand tokens' product. Never from V / H: a fixed number of chunks is slow at small N."""
 GPU_BLOCK = 1 << 24
 """Entries a block on accelerators: bounds the temporaries of the elementwise passes."""
 
@@ -41,6 +47,8 @@ class Layout(ABC):
     """Tiles for one chunk. `axis` is the vocabulary's."""
 
     axis: int
+    run: Callable[..., Any] = staticmethod(compiled.plainly)
+    """Runs a function of `kernels.py`."""
 
     def __init__(self, call: Call, tiles: Tiles) -> None:
         """`call` holds the chunk's n tokens."""
@@ -67,13 +75,21 @@ class Layout(ABC):
     def blocks(self) -> Iterator[Block]:
         """The tiles, piece by piece."""
 
-    @abstractmethod
-    def hot(self, block: Block, gradient: Tensor, amount: Tensor) -> None:
-        """Subtract `amount` (n,) from the entries of the tokens that were written."""
+    def passes(self, function: Callable[..., Any], asked: Any) -> Iterator[Block]:
+        """The tiles in the pieces that one pass of `function` is made over."""
+        return self.blocks()
 
     @abstractmethod
-    def take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
-        """Use a block of the gradient in the chunk's logits. Overwrites it."""
+    def whole(self) -> Iterator[Block]:
+        """The tiles in pieces that hold the whole vocabulary of some tokens, in the tokens' order."""
+
+    def step(self, making: Making, asked: Asked, sink: Sink) -> Step:
+        """What every block of the gradient is used by."""
+        return Step(making, asked, self.scored.head.form)
+
+    @abstractmethod
+    def use(self, block: Block, step: Step, work: Work, sink: Sink) -> Sums | None:
+        """Make a block of the gradient in the chunk's logits and use it up; says what was measured with it."""
 
     @abstractmethod
     def finish(self, sink: Sink) -> None:
@@ -112,11 +128,16 @@ class Layout(ABC):
         here = (self.ids >= 0) & (self.ids < self.held)
         return self.ids.clamp(0, self.held - 1), here
 
-    def _see(self, running: Running, z: Tensor, block: Block) -> None:
-        if self.apart is not None:
-            self.apart.see(running, z, self._span(block), block.rows)
-        else:
-            running.see(z, self.axis, block.rows)
+    def _tokens(self, step: int) -> Iterator[Block]:
+        """The whole vocabulary of so many tokens at a time."""
+        for lo in range(0, self.n, step):
+            rows = slice(lo, min(self.n, lo + step))
+            part = (slice(None), rows) if self.axis == 0 else (rows,)
+            yield Block(0, self.held, rows, self.student[part], None if self.teacher is None else self.teacher[part])
+
+    def _apart(self, z: Tensor, block: Block) -> contextlib.AbstractContextManager[None]:
+        """The block without what stands apart, if anything does."""
+        return contextlib.nullcontext() if self.apart is None else self.apart.without(z, self._span(block))
 
 
 class Columns(Layout):
@@ -144,7 +165,8 @@ class Columns(Layout):
             if head.bias is not None:
                 z.add_(floored_bias(head, self.dtype)[lo:hi].mul(gain).unsqueeze(1))
             cap(head, z, self.temperature)
-            self._see(running, z, block)
+            with self._apart(z, block):
+                running.see(z, 0, block.rows)
 
     def blocks(self) -> Iterator[Block]:
         """All tokens, some of the vocabulary."""
@@ -154,13 +176,27 @@ class Columns(Layout):
             teacher = None if self.teacher is None else self.teacher[lo:hi]
             yield Block(lo, hi, slice(None), self.student[lo:hi], teacher)
 
-    def hot(self, block: Block, gradient: Tensor, amount: Tensor) -> None:
-        """Only tokens whose id is in the block."""
+    def whole(self) -> Iterator[Block]:
+        """At least a cache line of tokens, each a column."""
+        return self._tokens(max(16, CPU_BLOCK // self.held))
+
+    def use(self, block: Block, step: Step, work: Work, sink: Sink) -> Sums | None:
+        """While it is in cache."""
+        gradient, sums = step.making(step.asked, work.entries, *work.given)
+        if work.hot is not None:
+            self._hot(block, gradient, work.hot)
+        if work.apart is not None:
+            self.place(block, gradient, work.apart)
+        self._take(block, gradient, sink)
+        return sums
+
+    def _hot(self, block: Block, gradient: Tensor, amount: Tensor) -> None:
+        """Subtract `amount` (n,) at the tokens that were written, where they are in the block."""
         here = ((self.ids >= block.lo) & (self.ids < block.hi)).nonzero().squeeze(1)
         gradient[self.ids[here] - block.lo, here] -= amount[here]
 
-    def take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
-        """Both products while the block is in cache; what multiplies a whole row is left to the hidden states."""
+    def _take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
+        """Both products; what multiplies a whole row is left to the hidden states."""
         head, grads, held = self.scored.head, sink.gradients, slice(block.lo, block.hi)
         uncap(head, block.student, gradient, self.temperature)
         if grads.hidden is not None:
@@ -217,10 +253,18 @@ class Columns(Layout):
 class Rows(Layout):
     """[n, V]: one product a chunk, then elementwise work on some rows at a time. The accelerators'.
 
-    Low-precision operands stay low in the products and give float32 tiles; sums are float32 throughout.
+    Low-precision operands stay low in the products and give float32 tiles; sums are float32 throughout. On CUDA each
+    elementwise pass is one compiled function over the whole chunk (`compiled.py`).
     """
 
     axis = 1
+
+    def __init__(self, call: Call, tiles: Tiles) -> None:
+        """As `Layout`; the gradient gets room of its own where products take another type than the tiles'."""
+        super().__init__(call, tiles)
+        self.compiles = compiled.works(self.student.device)
+        self.run = compiled.quickly if self.compiles else compiled.plainly
+        self.operand: Tensor | None = None
 
     def shape(self, tile: Tensor) -> Tensor:
         """[n, V]."""
@@ -231,68 +275,74 @@ class Rows(Layout):
 
     def project(self, scored: Scored, tile: Tensor, running: Running) -> None:
         """The scale is applied in float32, after the product."""
-        head, gain = scored.head, inner(scored.head)
+        head, form = scored.head, scored.head.form
         product(scored.hidden, head.weight.t(), tile)
         if head.low_rank is not None:
             low = scored.hidden.to(self.dtype) @ head.low_rank.down.to(self.dtype).t() * head.low_rank.scale
             tile.addmm_(low, head.low_rank.up.to(self.dtype).t())
-        for block in self.blocks():
-            z = tile[block.rows]
-            if gain != 1.0:
-                z.mul_(gain)
-            if head.bias is not None:
-                z.add_(floored_bias(head, self.dtype).mul(gain))
-            cap(head, z, self._warmth(block))
-            self._see(running, z, block)
+        bias = None if head.bias is None else floored_bias(head, self.dtype).mul(inner(form))
+        look = Look(form if self.apart is None else None, running.moment is not None)
+        for block in self.passes(scanned, look):
+            z, warmth = tile[block.rows], self._column(self.temperature, block)
+            if look.form is None:
+                settle(form, z, bias, warmth)
+            with self._apart(z, block):
+                given = (None, None) if look.form is None else (bias, warmth)
+                running.put(block.rows, *self.run(scanned, look, z, *given))
 
     def blocks(self) -> Iterator[Block]:
         """The whole vocabulary, some of the tokens."""
-        step = max(1, GPU_BLOCK // self.held)
-        for lo in range(0, self.n, step):
-            rows = slice(lo, min(self.n, lo + step))
-            teacher = None if self.teacher is None else self.teacher[rows]
-            yield Block(0, self.held, rows, self.student[rows], teacher)
+        return self._tokens(max(1, GPU_BLOCK // self.held))
 
-    def hot(self, block: Block, gradient: Tensor, amount: Tensor) -> None:
-        """One entry a row."""
+    def whole(self) -> Iterator[Block]:
+        """The same: rows are whole."""
+        return self.blocks()
+
+    def passes(self, function: Callable[..., Any], asked: Any) -> Iterator[Block]:
+        """One, if nothing is kept between operations."""
+        one = self.compiles and compiled.ready(function, asked, (self.student,))
+        return self._tokens(max(1, self.n)) if one else self.blocks()
+
+    def step(self, making: Making, asked: Asked, sink: Sink) -> Step:
+        """The tile keeps what is no product of low-precision operands: a bias, the thin factors."""
+        head, grads = self.scored.head, sink.gradients
+        exact = grads.bias is not None or head.low_rank is not None
+        return Step(making, asked, head.form, both=exact and head.weight.dtype != self.dtype)
+
+    def use(self, block: Block, step: Step, work: Work, sink: Sink) -> Sums | None:
+        """Complete, into the operand of the products: the student's tile, or room of its own."""
+        if self.operand is None:
+            low = self.scored.head.weight.dtype
+            self.operand = self.student if low == self.dtype else torch.empty_like(self.student, dtype=low)
+        own = None if self.operand is self.student else self.operand[block.rows]
         ids, here = self._written()
-        gradient.scatter_add_(1, ids[block.rows].unsqueeze(1), -(amount * here)[block.rows].unsqueeze(1))
+        hot = None if work.hot is None else self.row(work.hot * here, block)
+        marks = self._marks(block, ids, hot, sink)
+        sums = self.run(stored, step, work.entries, work.given, marks, own)
+        if work.apart is not None:
+            self._place(block, work.apart, step, sink)
+        return sums
 
-    def take(self, block: Block, gradient: Tensor, sink: Sink) -> None:
-        """Into the student's tile, complete, in float32: rounding to the operands' type comes last."""
-        uncap(self.scored.head, block.student, gradient, self._warmth(block))
-        if sink.factor is not None:
-            gradient.mul_(self.row(sink.factor, block))
-        torch.mul(gradient, outer(self.scored.head), out=block.student)
+    def _place(self, block: Block, numbers: Tensor, step: Step, sink: Sink) -> None:
+        """What stands apart goes the way of the rest."""
+        assert self.apart is not None
+        marks = self._marks(Block(0, self.held, slice(None), self.student, None), self.ids, None, sink)
+        complete = through(step.form, self.apart.logits, numbers[:, : self.apart.logits.shape[1]].clone(), marks)
+        for tile in (self.operand, self.student) if step.both else (self.operand,):
+            assert tile is not None
+            self.place(block, tile[block.rows], complete.to(tile.dtype))
 
     def finish(self, sink: Sink) -> None:
         """The products of the chunk."""
-        grads, head = sink.gradients, self.scored.head
-        operand = self.student.to(head.weight.dtype)
-        if grads.hidden is not None:
-            product(operand, head.weight, grads.hidden[sink.rows])
-        if grads.weight is not None:
-            accumulate(grads.weight, operand.t(), self.scored.hidden.to(head.weight.dtype))
-        if grads.bias is not None:
-            grads.bias += self.student.sum(0)
-        if head.low_rank is not None:
-            self._finish_low(head.low_rank, sink)
+        operand = self.student if self.operand is None else self.operand
+        multiply(self.scored, operand, self.student, sink.gradients, sink.rows)
 
-    def _finish_low(self, low_rank: LowRank, sink: Sink) -> None:
-        """The factors are thin: in the tile's own type."""
-        grads, hidden = sink.gradients, self.scored.hidden.to(self.dtype)
-        down = low_rank.down.to(self.dtype) * low_rank.scale
-        if grads.low:
-            low = self.student @ low_rank.up.to(self.dtype)
-            if grads.hidden is not None:
-                grads.hidden[sink.rows].addmm_(low, down)
-            if grads.down is not None:
-                grads.down.addmm_(low.t(), hidden, alpha=low_rank.scale)
-        if grads.up is not None:
-            grads.up.addmm_(self.student.t(), hidden @ down.t())
+    def _marks(self, block: Block, ids: Tensor, hot: Tensor | None, sink: Sink) -> Marks:
+        warmth, factor = self._column(self.temperature, block), self._column(sink.factor, block)
+        return Marks(self.row(ids, block), hot, warmth, factor)
 
-    def _warmth(self, block: Block) -> Tensor | None:
-        return None if self.temperature is None else self.row(self.temperature, block)
+    def _column(self, x: Tensor | None, block: Block) -> Tensor | None:
+        return None if x is None else self.row(x, block)
 
 
 def layout_for(device: torch.device) -> type[Layout]:

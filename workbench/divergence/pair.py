@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -29,6 +28,21 @@ LOG2_E = math.log2(math.e)
 
 Coefficient: TypeAlias = Tensor | float | None
 """What multiplies a probability: per entry, the same for all entries, or zero (None)."""
+
+
+class View:
+    """A property that is worked out once. functools' own takes a lock, which a compiler cannot trace."""
+
+    def __init__(self, make: Callable[[Pair], Tensor]) -> None:
+        """`make` works it out."""
+        self._make, self._name = make, make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, pair: Pair, owner: type[Pair] | None = None) -> Tensor:
+        """Found under its own name the next time: what an instance holds comes first."""
+        value = self._make(pair)
+        setattr(pair, self._name, value)
+        return value
 
 
 class Pair:
@@ -52,7 +66,7 @@ class Pair:
         """
         self._teacher, self._student = teacher, student
         self._teacher_lse, self._student_lse = teacher_lse, student_lse
-        self._mixtures: dict[float, Tensor] = {}
+        self._mixtures: list[tuple[float, Tensor]] = []
         self._rows = dict(rows or {})
         self._whole: int | None = None
 
@@ -77,7 +91,7 @@ class Pair:
             self._rows[divergence] = numbers.unsqueeze(self._whole if self._whole < 0 else self._whole + 1)
         return self._rows[divergence]
 
-    @cached_property
+    @View
     def log_ratio(self) -> Tensor:
         """The log-ratio r = log p_T - log p_S."""
         r = self._teacher - self._student
@@ -85,27 +99,27 @@ class Pair:
             return r
         return r.sub_(self._teacher_lse - self._student_lse)
 
-    @cached_property
+    @View
     def bounded_log_ratio(self) -> Tensor:
         """The same, cut where e^r would overflow; there p_S is zero in this precision."""
         return self.log_ratio.clamp(max=overflow(self.log_ratio.dtype))
 
-    @cached_property
+    @View
     def teacher(self) -> Tensor:
         """p_T."""
         return self._teacher.exp() if self._teacher_lse is None else exp_(self._teacher - self._teacher_lse)
 
-    @cached_property
+    @View
     def student(self) -> Tensor:
         """p_S."""
         return self._student.exp() if self._student_lse is None else exp_(self._student - self._student_lse)
 
-    @cached_property
+    @View
     def teacher_logp(self) -> Tensor:
         """The teacher's log-probs, nats."""
         return self._teacher if self._teacher_lse is None else self._teacher - self._teacher_lse
 
-    @cached_property
+    @View
     def student_logp(self) -> Tensor:
         """The student's log-probs, nats."""
         return self._student if self._student_lse is None else self._student - self._student_lse
@@ -118,9 +132,12 @@ class Pair:
 
     def log_mixture(self, teacher_weight: float) -> Tensor:
         """L = log(w p_T + (1 - w) p_S) - log p_S; exactly 0 where r is 0."""
-        if teacher_weight not in self._mixtures:
-            self._mixtures[teacher_weight] = self._log_mixture(teacher_weight)
-        return self._mixtures[teacher_weight]
+        for known, mixture in self._mixtures:  # no dict: a compiler would make a kernel for each of its keys
+            if known == teacher_weight:
+                return mixture
+        mixture = self._log_mixture(teacher_weight)
+        self._mixtures.append((teacher_weight, mixture))
+        return mixture
 
     def _log_mixture(self, w: float) -> Tensor:
         if w == 0.0:
@@ -235,3 +252,8 @@ class Divergence(ABC):
     ) -> Float[Tensor, "*batch"]:
         """D in nats from log-probs, any float type; differentiable in the student's only."""
         return self.density(Pair.of(teacher_logp, student_logp)).sum(-1)
+
+
+def looks_ahead(divergence: Divergence) -> bool:
+    """Whether it prepares numbers of whole rows."""
+    return type(divergence.source).prepare is not Divergence.prepare

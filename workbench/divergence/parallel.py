@@ -20,7 +20,7 @@ from torch import Tensor
 from workbench.divergence.fused import formed
 from workbench.divergence.heads import Scored
 from workbench.divergence.loss import Call, Loss, Options, Part, TokenRows
-from workbench.divergence.pair import Divergence
+from workbench.divergence.pair import looks_ahead
 from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.tiles import Vocabulary
 from workbench.errors import UsageError
@@ -81,8 +81,3 @@ def parallel_loss(
                 " Only sums over entries can be shared. Use another divergence, or a head that is not cut."
             )
     return formed(Call(student, teacher, rows, parts, options or Options(), shard))
-
-
-def looks_ahead(divergence: Divergence) -> bool:
-    """Whether it prepares numbers of whole rows."""
-    return type(divergence.source).prepare is not Divergence.prepare

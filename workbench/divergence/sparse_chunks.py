@@ -14,9 +14,10 @@ from torch import Tensor
 
 from workbench.divergence.chunks import Chunk
 from workbench.divergence.family import EntryClipped
+from workbench.divergence.kernels import Entries, Making, shared
 from workbench.divergence.pair import Divergence, Pair, exp_
 from workbench.divergence.sparse import SparseTeacher
-from workbench.divergence.tiles import HIDDEN, Apart, Block, Scan
+from workbench.divergence.tiles import HIDDEN, Apart, Block, Scan, Work
 
 
 class SparseChunk(Chunk):
@@ -47,9 +48,9 @@ class SparseChunk(Chunk):
         """Values cost nothing here, so they come first."""
         return False
 
-    def _prepare(self) -> dict[Divergence, Tensor]:
+    def _prepare(self) -> tuple[tuple[Divergence, ...], tuple[Tensor, ...]]:
         """Nothing: the pair of buckets is whole."""
-        return {}
+        return (), ()
 
     def _compare(self) -> None:
         """D, P and c of every part, on the buckets alone."""
@@ -71,16 +72,27 @@ class SparseChunk(Chunk):
         missing = self.masses.shape[1] - push.shape[1]
         return density.sum(-1), torch.nn.functional.pad(push, (0, missing)) if missing else push
 
-    def _made(self, block: Block, scales: Tensor | None, centre: Tensor, measure: bool) -> Tensor:
-        """The tail's gradient, and the entries' in their places."""
+    def _making(self) -> Making:
+        """The tail's gradient; the entries' are put in their places."""
+        return shared
+
+    def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
         if self.corrected is None:
             total = -self.masses * centre.unsqueeze(1)
             for (k, _), push in zip(self.compared, self.pushes, strict=True):
                 total += push if scales is None else push * scales[k].unsqueeze(1)
-            self.corrected = total
-        gradient = self._share(block).mul_(self.layout.row(self.corrected[:, -1], block))
-        self.layout.place(block, gradient, self.corrected)
-        return gradient
+            self.tail, self.corrected = total[:, -1].clone(), self._cooled(total, hot)
+        row = self.layout.row
+        entries = Entries(block.student, row(self.normaliser, block))
+        return Work(entries, (row(self.tail, block),), hot, self.corrected)
+
+    def _cooled(self, total: Tensor, hot: Tensor | None) -> Tensor:
+        """With what is taken off at the written tokens, where those are entries."""
+        teacher = self.call.teacher
+        if hot is not None and isinstance(teacher, SparseTeacher):
+            written = (teacher.ids == self.call.rows.ids.unsqueeze(1)) & teacher.kept
+            total[:, :-1] -= written * hot.unsqueeze(1)
+        return total
 
     def _share(self, block: Block) -> Tensor:
         """Q in the tail, anything elsewhere."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.divergence.heads import Gradients
+from workbench.divergence.kernels import Entries
 from workbench.divergence.pair import exp_
 
 HIDDEN = -1e30
@@ -81,6 +85,12 @@ class Running:
         self.total[rows] = self.total[rows] * shrink + powers.sum(axis)
         self.peak[rows] = peak
 
+    def put(self, rows: slice, peak: Tensor, total: Tensor, moment: Tensor | None) -> None:
+        """All of the vocabulary held here, for some of the rows."""
+        self.peak[rows], self.total[rows] = peak, total
+        if self.moment is not None and moment is not None:
+            self.moment[rows] = moment
+
     def join(self, vocabulary: Vocabulary) -> None:
         """What everyone who holds some of the vocabulary has seen."""
         peak = vocabulary.highest(self.peak)
@@ -100,6 +110,19 @@ class Running:
         """The results, when all has been seen."""
         entropy = None if self.moment is None else self.total.log() - self.moment / self.total
         return Scan(self.normaliser, target, entropy)
+
+
+@dataclass
+class Work:
+    """What the gradient of one block is made from."""
+
+    entries: Entries
+    given: tuple[Any, ...]
+    """What `kernels.Making` takes besides."""
+    hot: Tensor | None = None
+    """(n,) what is taken off at the tokens that were written."""
+    apart: Tensor | None = None
+    """(n, K or more) what stands at the entries apart instead, whatever is taken off included."""
 
 
 @dataclass
@@ -143,15 +166,16 @@ class Apart:
         self.tail = torch.empty(0)
         """(n,) log sum e^z over the tail, once seen."""
 
-    def see(self, running: Running, z: Tensor, span: tuple[int, int], rows: slice) -> None:
-        """`running` sees a block, from `span[0]` to `span[1]` along the blocked axis, without what stands apart."""
+    @contextlib.contextmanager
+    def without(self, z: Tensor, span: tuple[int, int]) -> Iterator[None]:
+        """A block, from `span[0]` to `span[1]` along the blocked axis, without what stands apart; that is kept."""
         if not self.logits.numel():
             self.logits = z.new_zeros(self.kept.shape)
         some = self.within(*span)
         where = self.at(some, span[0])
         logits = z[where]
         z[where] = HIDDEN
-        running.see(z, self.axis, rows)
+        yield
         z[where] = logits
         self.logits[self.token[some], self.place[some]] = logits
 

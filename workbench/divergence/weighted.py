@@ -84,12 +84,10 @@ class AdaptiveKL(Divergence):
         """(1, n): w."""
         p = pair.teacher
         slack = 64 * torch.finfo(p.dtype).eps  # so that a mass of exactly `share` is seen as such
-        ordered, mass = _likeliest(p, axis, self.share + slack)
         smallest = self.head == "smallest_set"
-        before = mass < self.share - slack if smallest else mass <= self.share + slack
-        at = before.sum(axis, keepdim=True).clamp(max=mass.shape[axis] - 1)
-        crossing = ordered.gather(axis, at)
-        head = p >= crossing if smallest else (p > crossing) | (p >= ordered.narrow(axis, 0, 1))
+        find = _traced_crossing if torch.compiler.is_compiling() else _crossing
+        crossing, first = find(p, axis, self.share, slack, smallest)
+        head = p >= crossing if smallest else (p > crossing) | (p >= first)
         gap = (p - pair.student).abs()
         inside, whole = (gap * head).sum(axis), gap.sum(axis)
         return torch.where(whole > 0, inside / whole, 0.5).unsqueeze(0)
@@ -103,6 +101,29 @@ class AdaptiveKL(Divergence):
         """((1 - w) (1 - r), w)."""
         (weight,) = pair.row(self)
         return (1.0 - weight) * (1.0 - pair.log_ratio), weight.expand_as(pair.log_ratio)
+
+
+def _crossing(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> tuple[Tensor, Tensor]:
+    """The entry at which the mass passes `share`, or with `smallest` reaches it, and the likeliest one."""
+    ordered, mass = _likeliest(p, axis, share + slack)
+    before = mass < share - slack if smallest else mass <= share + slack
+    at = before.sum(axis, keepdim=True).clamp(max=mass.shape[axis] - 1)
+    return ordered.gather(axis, at), ordered.narrow(axis, 0, 1)
+
+
+_traced_crossing = torch.library.custom_op(
+    "workbench::crossing",
+    _crossing,
+    mutates_args=(),
+    schema="(Tensor p, int axis, float share, float slack, bool smallest) -> (Tensor, Tensor)",
+)
+"""The same as one operator: how many entries are sorted depends on the numbers, which no compiler follows."""
+
+
+@_traced_crossing.register_fake
+def _(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> tuple[Tensor, Tensor]:
+    first = p.narrow(axis, 0, 1)
+    return torch.empty_like(first), torch.empty_like(first)
 
 
 def _likeliest(p: Tensor, axis: int, mass: float) -> tuple[Tensor, Tensor]:
