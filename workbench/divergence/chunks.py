@@ -153,7 +153,7 @@ class Chunk:
         sampled = [k for k, part in enumerate(self.call.parts) if part.sampled is not None]
         sink = Sink(self.gradients, self.rows, self._factor(scales if alone else None))
         centre, hot = (ones * self.centres).sum(0), ones[sampled].sum(0) if sampled else None
-        step = self.layout.step(self._making(), replace(self.asked, joined=measure), sink)
+        step = self.layout.step(*self._making(measure), sink)
         for block in self.layout.passes(stored, step):
             sums = self.layout.use(block, step, self._work(block, None if alone else scales, centre, hot), sink)
             if sums is not None:
@@ -168,9 +168,9 @@ class Chunk:
             return factor
         return 1.0 / temperature if factor is None else factor / temperature
 
-    def _making(self) -> Making:
+    def _making(self, measure: bool) -> tuple[Making, Asked]:
         """How blocks of the gradient are made."""
-        return compared if self.compared else shared
+        return (compared if self.compared else shared), replace(self.asked, joined=measure)
 
     def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
         """From what; `scales` (K, n), None: 1."""

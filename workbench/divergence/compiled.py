@@ -68,11 +68,14 @@ def ready(function: Callable[..., Any], asked: Any, given: Any) -> bool:
     return True
 
 
-@functools.cache
 def works(device: torch.device) -> bool:
     """Whether kernels can be compiled for this device: CUDA, with a compiler that makes one of something small."""
-    if device.type != "cuda":
-        return False
+    return device.type == "cuda" and compiles(device)
+
+
+@functools.cache
+def compiles(device: torch.device) -> bool:
+    """Tried once."""
     import torch._dynamo
 
     if torch._dynamo.config.disable:
@@ -89,7 +92,7 @@ def forget() -> None:
     """Begin anew: no kernels, nothing failed."""
     for known in (_kernels, _families, _failed):
         known.clear()
-    works.cache_clear()
+    compiles.cache_clear()
 
 
 def _small(x: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ CPU_CHUNK = 256
 CPU_BLOCK = 131_072
 """Entries a block, so that elementwise passes stay in cache."""
 GPU_TILE_BYTES = 2 << 30
-"""Bytes of a chunk's two float32 tiles. Each chunk reads and writes V x H float32 sums of the head's gradient, which an
-H100 does in the time of some thousand tokens' product. Never from V / H: a fixed number of chunks is slow at small N."""
+"""Bytes of a chunk's two float32 tiles. A chunk reads and writes V x H float32 sums of the head's gradient, for which
+an H100 takes as long as for a thousand tokens' product. Never from V / H: a number of chunks is slow at small N."""
 GPU_BLOCK = 1 << 24
 """Entries a block on accelerators: bounds the temporaries of the elementwise passes."""
 

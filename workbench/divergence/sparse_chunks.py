@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workbench.divergence.chunks import Chunk
 from workbench.divergence.family import EntryClipped
-from workbench.divergence.kernels import Entries, Making, shared
+from workbench.divergence.kernels import Asked, Entries, Making, shared
 from workbench.divergence.pair import Divergence, Pair, exp_
 from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.tiles import HIDDEN, Apart, Block, Scan, Work
@@ -72,9 +72,9 @@ class SparseChunk(Chunk):
         missing = self.masses.shape[1] - push.shape[1]
         return density.sum(-1), torch.nn.functional.pad(push, (0, missing)) if missing else push
 
-    def _making(self) -> Making:
-        """The tail's gradient; the entries' are put in their places."""
-        return shared
+    def _making(self, measure: bool) -> tuple[Making, Asked]:
+        """The tail's gradient, whatever is compared; the entries' are put in their places."""
+        return shared, Asked((), self.layout.axis, gradients=True)
 
     def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
         if self.corrected is None:
