@@ -102,12 +102,13 @@ def _small(x: Tensor) -> Tensor:
 def _fail(what: str, error: Exception) -> None:
     """Nothing is compiled from now on; said once."""
     if not _failed:
-        reason = str(error).strip().partition("\n")[0][:200]
+        cause = getattr(error, "inner_exception", error)
+        reason = str(cause).strip().partition("\n")[0][:200]
         _log.warning(
             "note: torch.compile did not compile %s (%s: %s). The loss runs uncompiled, which is slower and no less"
             " exact. TORCH_LOGS=dynamo says more.",
             what,
-            type(error).__name__,
+            type(cause).__name__,
             reason,
         )
     _failed.append(what)
