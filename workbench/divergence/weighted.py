@@ -85,9 +85,8 @@ class AdaptiveKL(Divergence):
         p = pair.teacher
         slack = 64 * torch.finfo(p.dtype).eps  # so that a mass of exactly `share` is seen as such
         smallest = self.head == "smallest_set"
-        find = _traced_crossing if torch.compiler.is_compiling() else _crossing
-        crossing, first = find(p, axis, self.share, slack, smallest)
-        head = p >= crossing if smallest else (p > crossing) | (p >= first)
+        find = _traced_head if torch.compiler.is_compiling() else _head
+        head = find(p, axis, self.share, slack, smallest)
         gap = (p - pair.student).abs()
         inside, whole = (gap * head).sum(axis), gap.sum(axis)
         return torch.where(whole > 0, inside / whole, 0.5).unsqueeze(0)
@@ -103,27 +102,28 @@ class AdaptiveKL(Divergence):
         return (1.0 - weight) * (1.0 - pair.log_ratio), weight.expand_as(pair.log_ratio)
 
 
-def _crossing(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> tuple[Tensor, Tensor]:
-    """The entry at which the mass passes `share`, or with `smallest` reaches it, and the likeliest one."""
+def _head(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> Tensor:
+    """Which entries are head: up to where the mass passes `share`, or with `smallest` reaches it."""
     ordered, mass = _likeliest(p, axis, share + slack)
     before = mass < share - slack if smallest else mass <= share + slack
     at = before.sum(axis, keepdim=True).clamp(max=mass.shape[axis] - 1)
-    return ordered.gather(axis, at), ordered.narrow(axis, 0, 1)
+    crossing = ordered.gather(axis, at)
+    return p >= crossing if smallest else (p > crossing) | (p >= ordered.narrow(axis, 0, 1))
 
 
-_traced_crossing = torch.library.custom_op(
-    "workbench::crossing",
-    _crossing,
+_traced_head = torch.library.custom_op(
+    "workbench::head",
+    _head,
     mutates_args=(),
-    schema="(Tensor p, int axis, float share, float slack, bool smallest) -> (Tensor, Tensor)",
+    schema="(Tensor p, int axis, float share, float slack, bool smallest) -> Tensor",
 )
-"""The same as one operator: how many entries are sorted depends on the numbers, which no compiler follows."""
+"""The same as one operator. How many entries are sorted depends on the numbers, which no compiler follows; and it
+compares entries with one of themselves, which must be the same to the last bit."""
 
 
-@_traced_crossing.register_fake
-def _(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> tuple[Tensor, Tensor]:
-    first = p.narrow(axis, 0, 1)
-    return torch.empty_like(first), torch.empty_like(first)
+@_traced_head.register_fake
+def _(p: Tensor, axis: int, share: float, slack: float, smallest: bool) -> Tensor:
+    return torch.empty_like(p, dtype=torch.bool)
 
 
 def _likeliest(p: Tensor, axis: int, mass: float) -> tuple[Tensor, Tensor]:
