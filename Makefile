@@ -64,6 +64,7 @@ slow: $(STAMP)
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python benchmarks/gpu.py
 
 # Two steps of every recipe on a tiny model, through the command.
 smoke: $(STAMP)

@@ -37,7 +37,11 @@ from workbench.records import TokenStats
 from workbench.train.run_directory import read_jsonl
 
 DEVICE = "cuda"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand"),
+    pytest.mark.filterwarnings("default"),  # a compiler warns of what it could do better
+]
 
 every = pytest.mark.parametrize("divergence", ALL, ids=str)
 
