@@ -188,19 +188,19 @@ def test_another_number_of_tokens_is_not_compiled_again(monkeypatch: pytest.Monk
 def test_a_parameter_that_moves_is_exact_and_compiled_so_often(
     monkeypatch: pytest.MonkeyPatch, anew: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiled, "VALUES", 2)
+    monkeypatch.setattr(compiled, "VALUES", 3)
     backend, at = Counting(), setting()
     compiling(monkeypatch, backend)
-    for step in range(4):
+    for step in range(5):
         parts = [Part(at.weight, SkewReverseKL(teacher_weight=0.2 + 0.1 * step))]
         with monkeypatch.context() as plain:
             plain.setattr(compiled, "works", lambda device: False)
             expected = fused_loss(at.student, at.teacher, at.rows, parts, Options(chunk=16))
         same(fused_loss(at.student, at.teacher, at.rows, parts, Options(chunk=16)), expected, at)
-    assert backend.graphs == 1 + 2 * 2
+    assert backend.graphs == 1 + 3 * 2
     notes = [r.getMessage() for r in caplog.records if r.name == compiled.__name__]
     assert len(notes) == 2  # one of the comparison, one of the gradient
-    assert all("2 sets of parameters" in note for note in notes)
+    assert all("3 sets of parameters" in note for note in notes)
 
 
 def refuses(graph: Any, inputs: list[Tensor]) -> Any:
