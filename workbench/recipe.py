@@ -127,13 +127,6 @@ class Recipe:
         return bool(self.plans) or any({"teacher", "teacher_logp"} & term.needs for term in self.terms)
 
     @property
-    def compares(self) -> bool:
-        """Whether anything looks at the teacher's whole distribution, not only at the token that was written."""
-        asks = any(plan.measures or "entropies" in plan.asks for plan in self.plans)
-        weights = [w for w in (self.token_weight, *(term.token_weight for term in self.terms)) if w is not None]
-        return asks or any("teacher" in t.needs for t in self.terms) or any(w.entropies for w in weights)
-
-    @property
     def needs_reference(self) -> bool:
         """Whether the third role, `reference`, scores."""
         return "reference" in self.asked

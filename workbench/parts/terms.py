@@ -46,8 +46,6 @@ anyone = Where(frozenset({"student", "teacher", "dataset"}))
 by_student = Where(frozenset({"student"}))
 by_teacher = Where(frozenset({"teacher"}))
 by_dataset = Where(frozenset({"dataset"}))
-by_student_or_dataset = Where(frozenset({"student", "dataset"}))
-by_teacher_or_dataset = Where(frozenset({"teacher", "dataset"}))
 
 
 class Term(Protocol):
