@@ -132,6 +132,13 @@ def test_whitening_is_over_tokens_and_not_over_padding() -> None:
     assert float(out.var(unbiased=False)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_step_is_whitened_together() -> None:
+    """A rollout that is better than the others keeps its advantage: whitened alone every rollout would have mean 0."""
+    good, bad = reading([-3.0, -3.0, -3.0], [-1.0, -1.0, -1.0]), reading([-1.0, -1.0], [-3.0, -3.0], index=1)
+    first, second = ReverseKLToGo(own=True)([good, bad])
+    assert float(first.advantage.min()) > 0 > float(second.advantage.max())
+
+
 def test_minillm_gradient_on_a_sequence_small_enough_to_enumerate() -> None:
     """Two binary tokens: exact sequence KL's gradient at the first logits needs the future; the second does not."""
     p0, p1 = row(0.7, 0.3), {0: row(0.6, 0.4), 1: row(0.1, 0.9)}
