@@ -36,8 +36,8 @@ def packed(decoder: nn.Module, head: Head) -> Iterator[Projection]:
         yield head.logits
         return
     try:
-        for layer in layers:
-            layer.forward = _product(layer.weight, layer.bias)  # type: ignore[method-assign]
+        for layer in layers:  # an attribute of the instance hides the method of its class
+            layer.__dict__["forward"] = _product(layer.weight, layer.bias)
         yield _product(head.weight, None) if len(weights) > len(layers) else head.logits
     finally:
         for layer in layers:
@@ -45,7 +45,7 @@ def packed(decoder: nn.Module, head: Head) -> Iterator[Projection]:
 
 
 def _product(weight: Tensor, bias: Tensor | None) -> Projection:
-    """x -> x W^T + b."""
+    """What maps x to x W^T + b."""
     ops = torch.ops.mkldnn
     order = ops._reorder_linear_weight(weight.detach(), _ROWS)
     offset = None if bias is None else bias.detach()

@@ -1,4 +1,4 @@
-"""From prompts to a cache that decoding writes into: what prompts share is read once, and little padding is read at all.
+"""From prompts to a cache that decoding writes into: what prompts share is read once, padding hardly ever.
 
 Three things that a padded batch and a growing cache pay for are left out: the tokens with which all prompts begin are
 read once; the rest is read in groups of similar length; and the cache has room for what is to come, so a step writes
@@ -27,8 +27,10 @@ _ROOM = 256
 
 
 class Room:
-    """One layer's keys and values (rows, heads, positions, d), with space behind them. What transformers asks of a
-    cache layer, and rows that can be given up."""
+    """One layer's keys and values (rows, heads, positions, d), with space behind them.
+
+    What transformers asks of a cache layer, and rows that can be given up.
+    """
 
     is_sliding = False
     is_compileable = False
@@ -116,8 +118,10 @@ def read(decoder: Any, prompts: Sequence[Prompt], new_tokens: int, device: torch
 
 
 def _in_groups(decoder: Any, unique: Sequence[Prompt], shared: int, device: torch.device) -> list[Any]:
-    """What the decoder says to each group, behind the tokens they share; [] if one batch is all there is, or if the
-    cache is more than keys and values."""
+    """What the decoder says to each group, behind the tokens they share.
+
+    [] if one batch is all there is, or if the cache is more than keys and values.
+    """
     groups = list(_groups(unique, shared))
     if len(groups) == 1 and not shared:
         return []
