@@ -46,9 +46,9 @@ def decode_mixed(
                 row.stop = "cancelled"
             return
         with student() as (_, head):
-            own = log_probs(head, batch.hidden, sampling)
+            own = log_probs(head.logits(batch.hidden), sampling)
         with teacher() as (_, head):
-            guided = log_probs(head, beside.hidden, sampling)
+            guided = log_probs(head.logits(beside.hidden), sampling)
         chosen = pick(_mixed(own, guided, share), batch.rows, sampling, step)
         alive = batch.advance(chosen, stop_ids)
         beside.advance(chosen, stop_ids)

@@ -66,11 +66,6 @@ class Term(Protocol):
         """Which rollouts it counts."""
         ...
 
-    @property
-    def token_weight(self) -> TokenWeight | None:
-        """Where along a completion this term counts, beside the recipe's own weight; None everywhere."""
-        ...
-
     def __call__(self, tokens: Tokens) -> Tensor:
         """(n,) values, differentiable in `tokens.student`."""
         ...

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.divergence import Options, Scored, fused_loss, generic_loss
 from workbench.engine.engine import Engine
+from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import TokenStats
 from workbench.train.batches import Denominators, Entry, token_rows
@@ -48,13 +49,14 @@ def objective(
     parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
     scored = Scored(student, engine.head("student", temperature))
     weight = recipe.token_weight
-    gates = [w for w in (weight, *(term.token_weight for term in recipe.terms)) if w is not None]
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
     out = compute(
         scored,
         privileged,
         rows,
         parts,
-        Options(token_weight=weight, entropies=any(gate.entropies for gate in gates), grad=grad),
+        Options(
+            token_weight=weight, entropies=any(map(reads_entropies, (weight, *(p.gate for p in parts)))), grad=grad
+        ),
     )
     return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), out.stats, out.turned)
