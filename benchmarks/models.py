@@ -38,7 +38,7 @@ def step(bench: Bench) -> Row:
         return row
     from with_models import work
 
-    count, tokens = (4, 8) if bench.quick else (16, 128)
+    count, tokens = (4, 8) if bench.quick else (8, 64)
     path = FOLDER / "step.json"
     FOLDER.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(work(bench.model, count)))
