@@ -183,7 +183,7 @@ def test_what_the_optimum_of_the_scaled_ratio_is() -> None:
 
 def test_importance_of_early_disagreement() -> None:
     one = replace(S3, advantage=row(1.0, -2.0, 1.0))
-    assert EarlyDisagreement(0.5)([one])[0].weight.tolist() == pytest.approx((1.375, 1.125, 1.0))
+    assert EarlyDisagreement(0.5)([one])[0].weight.tolist() == pytest.approx((1.5, 1.375, 1.125))
     flat = replace(S3, advantage=torch.zeros(3, dtype=torch.float64))
     assert EarlyDisagreement(0.5)([flat])[0].weight.tolist() == [1.0, 1.0, 1.0]
 

@@ -169,8 +169,8 @@ class Engine:
         # Either end token ends: in the student's eyes nothing could follow its own.
         ends = self.stop_ids | self.speaker(role).stop_ids
         if rows[0].guide is not None:
-            voices = partial(self._voice, "student"), partial(self._voice, "teacher")
-            decode_mixed(*voices, rows, sampling, ends | self.speaker("teacher").stop_ids, stopped)
+            ends |= self.speaker("teacher").stop_ids
+            decode_mixed(partial(self._voice, "student"), self._beside, rows, sampling, ends, stopped)
             return
         with self._voice(role) as (module, head):
             decode(module, head, rows, sampling, ends, stopped)
@@ -179,6 +179,13 @@ class Engine:
     def _voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
         with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
             yield decoder(model), sliced(head_of(model), self.vocabulary)
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[tuple[Any, Head]]:
+        """The teacher where both decode: its entries as the student's, so that one end token is the other."""
+        with self._voice("teacher") as (module, own):
+            outside = self.outsiders["teacher"].head if "teacher" in self.outsiders else None
+            yield module, own if outside is None else outside
 
     def _rollout(self, row: Row, request: Request, role: Role) -> Rollout:
         row.tokens = own_end(row.tokens, self.speaker(role), self.speaker("student"))

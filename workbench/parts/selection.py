@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EarlyDisagreement(PlanBase):
-    """w_t = 1 + strength (1 - sum_{s<=t} |A_s| / sum |A|): early disagreement counts more. IW-OPD, as in TRL 1.16."""
+    """w_t = 1 + strength (1 - sum_{s<t} |A_s| / sum |A|): early disagreement counts more. IW-OPD, as in TRL 1.16."""
 
     strength: float = 0.5
 
@@ -33,7 +33,8 @@ class EarlyDisagreement(PlanBase):
         total = size.sum()
         if float(total) == 0.0:
             return reading
-        return replace(reading, weight=reading.weight * (1.0 + self.strength * (1.0 - size.cumsum(0) / total)))
+        before = size.cumsum(0) - size
+        return replace(reading, weight=reading.weight * (1.0 + self.strength * (1.0 - before / total)))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ OPD = Recipe(
     reduction="sum",  # as released: the learning rate then grows with the tokens of a batch; "token" is the mean
     sampling=Sampling(max_new_tokens=4096),
     optimizer=Optimizer(lr=1e-4),
-    batch=256,
+    batch=1024,  # groups of four, as released
     adapter="lora:r=128,alpha=32",
 )
 G_OPD = replace(
@@ -51,9 +51,14 @@ IW_OPD = replace(
     OPD,
     name="iw_opd",
     paper="IW-OPD as in TRL 1.16",
+    rollouts=OnPolicy(),
     plans=(LogRatio(), EarlyDisagreement(strength=0.5)),
     terms=(PolicyGradient(),),
     reduction="token",
+    sampling=Sampling(max_new_tokens=512, top_p=0.95),
+    optimizer=Optimizer(lr=1e-6),
+    batch=32,
+    adapter=None,
 )
 FAST_OPD = replace(
     OPD,
