@@ -118,7 +118,7 @@ def step(recipe: Recipe, *written: Written, tempered: float = 1.0, words: str = 
     Distributions are those at the recipe's own temperature; `tempered` undoes one more, that of a transform.
     """
     now = at_start(recipe)
-    board = Board(written, scale=now.sampling.temperature * tempered, words=words)
+    board = Board(written, scale=now.temperature * tempered, words=words)
     kept = planned(now, board, board.entries())  # type: ignore[arg-type]
     loss, signal = objective(now, board, kept, Denominators.of(now, kept))  # type: ignore[arg-type]
     gradients = torch.autograd.grad(loss, [w.logits for w in written], allow_unused=True)

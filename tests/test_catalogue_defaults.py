@@ -151,7 +151,7 @@ def test_as_published(name: str) -> None:
 def test_two_authors() -> None:
     recipe = ALL["distillm2"]
     assert recipe.rollouts.writers == (ByTeacher(), OnPolicy())
-    assert (recipe.sampling.temperature, recipe.sampling.top_p) == (0.8, 0.95)
+    assert (recipe.temperature, recipe.sampling.top_p) == (0.8, 0.95)
 
 
 def test_the_rest_of_what_is_published() -> None:

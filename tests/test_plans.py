@@ -139,6 +139,13 @@ def test_a_step_is_whitened_together() -> None:
     assert float(first.advantage.min()) > 0 > float(second.advantage.max())
 
 
+def test_no_token_is_favoured_where_all_are_alike() -> None:
+    """Equal ratios: a return that is 0 by construction at the end must not stand out against the others' mean."""
+    for n in (1, 2, 30):
+        alike = reading([-1.0] * n, [-3.0] * n)
+        assert float(ReverseKLToGo()([alike])[0].advantage.abs().max()) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_minillm_gradient_on_a_sequence_small_enough_to_enumerate() -> None:
     """Two binary tokens: exact sequence KL's gradient at the first logits needs the future; the second does not."""
     p0, p1 = row(0.7, 0.3), {0: row(0.6, 0.4), 1: row(0.1, 0.9)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from workbench.divergence import ForwardKL, ReverseKL, TopK
@@ -26,9 +27,10 @@ OPD = Recipe(
     rollouts=OnPolicy(per_problem=4),
     plans=(LogRatio(),),
     terms=(PolicyGradient(correction="importance"),),
-    reduction="sum",  # as released: the learning rate then grows with the tokens of a batch; "token" is the mean
+    # As released. AdamW takes a constant factor out again, but longer batches pull harder; "token" is the mean.
+    reduction="sum",
     sampling=Sampling(max_new_tokens=4096),
-    optimizer=Optimizer(lr=1e-4),
+    optimizer=Optimizer(lr=1e-4, max_grad_norm=math.inf),  # a sum would always be clipped
     batch=1024,  # groups of four, as released
     adapter="lora:r=128,alpha=32",
 )

@@ -74,7 +74,8 @@ def run(
         teaching = recipe.curriculum.teaching(problems, state.rates)
         if not teaching and not state.stopped():
             raise TrainingError(_nothing_teaches(recipe, problems))
-        batch = recipe.curriculum.batch(teaching, recipe.batch, state.clock.step * recipe.batch, settings.seed)
+        n = min(recipe.batch, len(teaching))  # the same problem twice in a step would be the same rollout twice
+        batch = recipe.curriculum.batch(teaching, n, state.clock.step * recipe.batch, settings.seed)
         report = train_step(recipe, state, batch, verify)
         if report is None:
             ending = "stopped"
