@@ -136,7 +136,8 @@ class Recipe:
                 f"recipe '{self.name}': a term divides by the writer's probabilities, at temperature "
                 f"{self.sampling.temperature}, and scores at {self.scoring_temperature}. Set both to the same."
             )
-        if any("temperature" in plan.sets for plan in self.plans) and needs != {"teacher"}:
+        sampled = any("teacher" not in term.needs for term in self.terms)
+        if sampled and any("temperature" in plan.sets for plan in self.plans):
             raise RecipeError(
                 f"recipe '{self.name}': a plan gives tokens temperatures of their own, which a term of sampled tokens "
                 "would take for the student's. Use divergences alone, or leave the plan out."
