@@ -1,4 +1,4 @@
-"""Every recipe with another model as teacher, two real steps: the embedded model learns from one trained on the spot."""
+"""Two real steps of every recipe with another model as teacher: the embedded model, and one trained from it."""
 
 from __future__ import annotations
 
