@@ -85,15 +85,20 @@ class Bench:
     peers: str | None
     no_peers: str
     model: str | None
+    tokens: tuple[int, ...] = (512, 2048, 4096)
+    """The N to measure at; the rows that need one N take the second, or the only one."""
 
     def cases(self) -> list[tuple[Shape, int]]:
         """(case, tokens) of the rows over N."""
-        return [(TINY, 64)] if self.quick else [(REAL, 512), (REAL, 2048), (REAL, 4096), (LARGE, 512)]
+        if self.quick:
+            return [(TINY, 64)]
+        large = [(LARGE, 512)] if len(self.tokens) > 2 else []
+        return [*((REAL, n) for n in self.tokens), *large]
 
     @property
     def main(self) -> tuple[Shape, int]:
         """The case of the rows that need one."""
-        return (TINY, 64) if self.quick else (REAL, 2048)
+        return (TINY, 64) if self.quick else (REAL, self.tokens[min(1, len(self.tokens) - 1)])
 
     def loss_ways(self, shape: Shape, n: int, kind: str, frozen: bool = False) -> dict[str, Way]:
         """The floor, ours, the peers and the two textbook ways."""
@@ -211,7 +216,7 @@ def memory(bench: Bench) -> Row:
     row = Row("Peak extra memory of the JSD, forward and backward")
     shape, _ = bench.main
     peaks = {}
-    sizes = (64, 128) if bench.quick else (512, 2048, 4096)
+    sizes = (64, 128) if bench.quick else bench.tokens
     bound = 4 * (2 * 256 * shape.vocabulary + shape.vocabulary * shape.width)
     for n in sizes:
         ways = bench.loss_ways(shape, n, "jsd")

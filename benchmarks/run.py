@@ -84,6 +84,9 @@ def main() -> int:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     ask.add_argument("--repeat", type=int, default=5, help="paired repetitions")
+    ask.add_argument(
+        "--tokens", default="512,2048,4096", help="N to measure at; the large vocabulary with three of them"
+    )
     ask.add_argument("--quick", action="store_true", help="tiny sizes and no peers")
     ask.add_argument("--no-peers", action="store_true", help="install and measure none")
     ask.add_argument("--model", help="for decoding and the step; smollm2, or none with --quick")
@@ -95,7 +98,8 @@ def main() -> int:
         ask.error(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
     missing = "not asked for" if given.quick or given.no_peers else peers.install(given.pip_args.split())
     model = given.model or (None if given.quick else "smollm2")
-    bench = Bench(given.repeat, given.quick, None if missing else str(peers.PYTHON), missing or "", model)
+    tokens = tuple(int(n) for n in given.tokens.split(","))
+    bench = Bench(given.repeat, given.quick, None if missing else str(peers.PYTHON), missing or "", model, tokens)
     versions = {"workbench": peers.versions(sys.executable)}
     if not missing:
         versions["peers"] = peers.versions(str(peers.PYTHON))
