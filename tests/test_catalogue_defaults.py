@@ -151,14 +151,14 @@ def test_as_published(name: str) -> None:
 def test_two_authors() -> None:
     recipe = ALL["distillm2"]
     assert recipe.rollouts.writers == (ByTeacher(), OnPolicy())
-    assert (recipe.temperature, recipe.sampling.top_p) == (0.8, 0.95)
+    assert (recipe.sampling.temperature, recipe.sampling.top_p, recipe.temperature) == (0.8, 0.95, 1.0)
 
 
 def test_the_rest_of_what_is_published() -> None:
     assert ALL["minillm"].optimizer.warmup_steps == 100
     assert ALL["lsm"].sampling.top_p == 0.9
     assert {ALL[name].optimizer.weight_decay for name in ("distillm", "todi")} == {0.01}
-    temperatures = {name: ALL[name].sampling.temperature for name in EXTERNAL if name != "distillm2"}
+    temperatures = {name: ALL[name].temperature for name in EXTERNAL}
     assert set(temperatures.values()) == {1.0}, "a divergence compares at the temperature of the papers' softmaxes"
 
 
