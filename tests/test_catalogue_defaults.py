@@ -159,6 +159,7 @@ def test_the_rest_of_what_is_published() -> None:
     assert ALL["lsm"].sampling.top_p == 0.9
     assert {ALL[name].optimizer.weight_decay for name in ("distillm", "todi")} == {0.01}
     temperatures = {name: ALL[name].temperature for name in EXTERNAL}
+    assert (ALL["veto"].sampling.temperature, ALL["veto"].sampling.top_p) == (0.5, 0.5)
     assert set(temperatures.values()) == {1.0}, "a divergence compares at the temperature of the papers' softmaxes"
 
 

@@ -107,8 +107,7 @@ DISTILLM2 = replace(
     KD,
     name="distillm2",
     paper="arXiv:2503.07067",
-    # The paper writes both sides once an epoch beforehand; here they are written when they are needed. Both roles are
-    # compared at the temperature of writing, where the released loss compares at 1: --temperature 1 has that.
+    # The paper writes both sides once an epoch beforehand; here they are written when they are needed.
     rollouts=Together((ByTeacher(), OnPolicy())),
     terms=(
         Distill(SkewKL(teacher_weight=0.1), where=by_teacher),
@@ -144,8 +143,7 @@ VETO = replace(
     name="veto",
     paper="arXiv:2601.07155",
     rollouts=OnPolicy(),
-    # Forward KL and 0.8 are the README's choice for GSM8K; the shipped file says 1.2 and reverse KL. Written at 1, the
-    # temperature its loss compares at; the paper writes at 0.5 with top_p 0.5.
+    # Forward KL and 0.8 are the README's choice for GSM8K; the shipped file says 1.2 and reverse KL.
     terms=(Distill(ForwardKL(), transforms=(GeometricBridge(cast(float, Linear(0.8, 0.0))),)),),
     reduction="sequence",
     sampling=Sampling(max_new_tokens=512, temperature=0.5, top_p=0.5),
