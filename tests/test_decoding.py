@@ -158,3 +158,45 @@ def test_a_step_of_training_reaches_what_is_decoded_next(tiny) -> None:
     after = [row.tokens for row in run(engine, PROMPTS["mixed"])]
     assert after != before
     assert after == [alone(engine, prompt) for prompt in PROMPTS["mixed"]]
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12))
+def test_groups_cover_everything_at_the_least_cost(lengths: list[int]) -> None:
+    lengths = sorted(lengths)
+    groups = prefill.grouped(lengths, torch.device("cpu"))
+    assert [i for group in groups for i in range(len(lengths))[group]] == list(range(len(lengths)))
+
+    def cost(cut: list[slice]) -> int:
+        return sum(max(lengths[g]) * len(lengths[g]) + prefill._GROUP_COSTS for g in cut)
+
+    cuts = [[slice(0, len(lengths))], [slice(i, i + 1) for i in range(len(lengths))]]
+    cuts += [[slice(0, i), slice(i, len(lengths))] for i in range(1, len(lengths))]
+    assert cost(groups) <= min(map(cost, cuts))
+
+
+def test_scores_do_not_depend_on_who_is_read_together(tiny) -> None:
+    """Lengths far apart, in no order: several passes, and every row as if alone, gradient included."""
+    engine = tiny()
+    prompts = [tuple(range(3, 3 + n)) for n in (90, 4, 60, 5, 30, 91, 1, 61)]
+    completions = [tuple(range(2, 2 + n)) for n in (9, 30, 1, 8, 40, 2, 25, 3)]
+    passes: list[int] = []
+    handle = decoder(engine.student).register_forward_pre_hook(
+        lambda _m, _a, kwargs: passes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        together = engine.score("student", prompts, completions)
+    finally:
+        handle.remove()
+    assert len(passes) > 1
+    assert max(passes) > 1
+    alone = torch.cat([engine.score("student", [p], [c]) for p, c in zip(prompts, completions, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-9)
+    direction = torch.randn(together.shape, dtype=together.dtype, generator=torch.Generator().manual_seed(0))
+    weights = list(engine.parameters().values())
+    for one, other in zip(
+        torch.autograd.grad((together * direction).sum(), weights, allow_unused=True),
+        torch.autograd.grad((alone * direction).sum(), weights, allow_unused=True),
+        strict=True,
+    ):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-7)

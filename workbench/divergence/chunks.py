@@ -42,6 +42,8 @@ class Chunk:
         like = self.student.normaliser
         self.prepared: dict[Divergence, Tensor] = {}
         self.alignments = [Alignment(d, like) for _, d in self.compared if isinstance(d, EntryClipped)]
+        self.kept = False
+        """Whether step 3 left p_S and p_S A - p_T B in the tiles, so that step 4 needs no exponential."""
 
     def run(self) -> Found:
         """Steps 2 to 4; step 3 joins step 4 where no gradient waits for it."""
@@ -76,9 +78,17 @@ class Chunk:
         return self.layout.scan(self.call.student, "student", self.call.options.entropies)
 
     def _compare(self) -> None:
-        """Step 3."""
+        """Step 3. A single divergence leaves what step 4 needs, where nobody needs the logits again."""
+        head, only = self.call.student.head, len(self.call.parts) == 1 and self.compared[0][1].centre is None
+        self.kept = only and self.gradients.wanted and head.softcap is None
         for block in self.layout.blocks():
-            self._measure(self._pair(block), block)
+            pair = self._pair(block)
+            push = self._measure(pair, block)
+            if self.kept:
+                assert block.teacher is not None
+                assert push is not None
+                block.student.copy_(pair.student)
+                block.teacher.copy_(push)
         self._joined()
 
     def _joined(self) -> Tensor:
@@ -138,8 +148,9 @@ class Chunk:
                 break
         return {asking: torch.cat(pieces, 1) for asking, pieces in found.items()}
 
-    def _measure(self, pair: Pair, block: Block) -> None:
-        """Step 3 for one block."""
+    def _measure(self, pair: Pair, block: Block) -> Tensor | None:
+        """Step 3 for one block; the last push, if there was one."""
+        push = None
         for k, divergence in self.compared:
             if divergence.centre is not None or not self.gradients.wanted:
                 self.distances[k, block.rows] += divergence.density(pair).sum(self.layout.axis)
@@ -150,6 +161,7 @@ class Chunk:
             self.centres[k, block.rows] += total if push is density else push.sum(self.layout.axis)
         for alignment in self.alignments:
             alignment.see(pair, self.layout.axis, block.rows)
+        return push
 
     def _gradient(self, scales: Tensor, measure: bool) -> None:
         """Step 4. With one part, what multiplies its rows stays out of the blocks altogether."""
@@ -174,7 +186,10 @@ class Chunk:
         return 1.0 / temperature if factor is None else factor / temperature
 
     def _made(self, block: Block, scales: Tensor | None, centre: Tensor, measure: bool) -> Tensor:
-        """A new tensor: the block's gradient but for the written tokens."""
+        """The block's gradient but for the written tokens."""
+        if self.kept:
+            assert block.teacher is not None
+            return block.teacher.addcmul_(block.student, self.layout.row(centre, block), value=-1.0)
         if not self.compared:
             shifted = block.student - self.layout.row(self.student.normaliser, block)
             return exp_(shifted).mul_(self.layout.row(-centre, block))

@@ -8,7 +8,7 @@ than keys and values (sliding windows, recurrent states) is read as one padded b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -20,8 +20,8 @@ Prompt = tuple[int, ...]
 
 _SHARED_FROM = 8
 """Common leading tokens worth a forward pass of their own."""
-_GROUP_SLACK = 1.125
-"""A group's longest prompt over its shortest: at most an eighth of what is read is padding."""
+_GROUP_COSTS, _GROUP_COSTS_ON_DEVICE = 64, 4096
+"""What one more forward pass costs, in tokens: an accelerator would rather read padding."""
 _ROOM = 256
 """New tokens there is room for before the cache has to move."""
 
@@ -122,7 +122,7 @@ def _in_groups(decoder: Any, unique: Sequence[Prompt], shared: int, device: torc
 
     [] if one batch is all there is, or if the cache is more than keys and values.
     """
-    groups = list(_groups(unique, shared))
+    groups = [unique[group] for group in grouped([len(prompt) - shared for prompt in unique], device)]
     if len(groups) == 1 and not shared:
         return []
     common = None
@@ -164,15 +164,17 @@ def _one(tokens: tuple[int, ...]) -> bool:
     return len(set(tokens)) == 1
 
 
-def _groups(unique: Sequence[Prompt], shared: int) -> Iterator[list[Prompt]]:
-    """Neighbours in length."""
-    group: list[Prompt] = []
-    for prompt in unique:
-        if group and len(prompt) - shared > _GROUP_SLACK * (len(group[0]) - shared):
-            yield group
-            group = []
-        group.append(prompt)
-    yield group
+def grouped(lengths: Sequence[int], device: torch.device) -> list[slice]:
+    """Which neighbours to read together, `lengths` rising: the fewest padded tokens, where a group costs some too."""
+    price = _GROUP_COSTS if device.type == "cpu" else _GROUP_COSTS_ON_DEVICE
+    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first i, and where their last group begins
+    for i in range(1, len(lengths) + 1):
+        best.append(min((best[j][0] + lengths[i - 1] * (i - j) + price, j) for j in range(i)))
+    groups, end = [], len(lengths)
+    while end:
+        groups.append(slice(best[end][1], end))
+        end = best[end][1]
+    return groups[::-1]
 
 
 def _forward(decoder: Any, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
