@@ -79,5 +79,6 @@ golden: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m tests.documents $(if $(CHECK),--check)
 
+# Speed beside the peers, measured in one run; writes docs/benchmarks.md. ARGS="--rows jsd --repeat 5" for one row.
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python benchmarks/run.py --pip-args "$(PIP_ARGS)" $(ARGS)

@@ -1,4 +1,4 @@
-"""The fused loss against the matrix products it cannot do without, plain autograd and checkpointing: ratios of one run.
+"""The fused loss beside its matrix products while working on it; `run.py` is what is reported.
 
     python benchmarks/fused.py [--tokens 512 2048] [--repeat 5] [--vocabulary 49152] [--width 576] [--only jsd]
 
@@ -14,13 +14,12 @@ import argparse
 import statistics
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from memory import Peak
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,31 +41,6 @@ from workbench.engine.allocator import retain_heap
 
 PLAIN_LIMIT = 1024
 """Tokens above which full logits are not tried."""
-
-
-class Peak(TorchDispatchMode):
-    """Bytes allocated inside and alive at once, at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive, self.most = 0, 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.known.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))
-        out = function(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.known:
-                storage = tensor.untyped_storage()
-                self.known.add(key)
-                self.alive += storage.nbytes()
-                self.most = max(self.most, self.alive)
-                weakref.finalize(storage, self.drop, key, storage.nbytes())
-        return out
-
-    def drop(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.alive -= size
 
 
 class Case:

@@ -188,3 +188,13 @@ def test_every_part_with_defaults_can_be_named():
     ):
         assert name in vocabulary()
     assert not [name for name in vocabulary() if name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_what_a_recipe_prints_can_be_set(name):
+    """Every part of the catalogue where it stands: terms, writers, plans of any module, schedules inside them."""
+    recipe = ALL[name]
+    for part in ("terms", "rollouts", "gates", "plans", "curriculum", "advantage", "token_weight", "refresh"):
+        assert apply_set(recipe, f"{part}={getattr(recipe, part)!r}") == recipe
+    assert apply_set(recipe, f"sampling={recipe.sampling!r}") == recipe
+    assert apply_set(recipe, f"optimizer={recipe.optimizer!r}") == recipe

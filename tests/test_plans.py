@@ -132,6 +132,20 @@ def test_whitening_is_over_tokens_and_not_over_padding() -> None:
     assert float(out.var(unbiased=False)) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_step_is_whitened_together() -> None:
+    """A rollout that is better than the others keeps its advantage: whitened alone every rollout would have mean 0."""
+    good, bad = reading([-3.0, -3.0, -3.0], [-1.0, -1.0, -1.0]), reading([-1.0, -1.0], [-3.0, -3.0], index=1)
+    first, second = ReverseKLToGo(own=True)([good, bad])
+    assert float(first.advantage.min()) > 0 > float(second.advantage.max())
+
+
+def test_no_token_is_favoured_where_all_are_alike() -> None:
+    """Equal ratios: a return that is 0 by construction at the end must not stand out against the others' mean."""
+    for n in (1, 2, 30):
+        alike = reading([-1.0] * n, [-3.0] * n)
+        assert float(ReverseKLToGo()([alike])[0].advantage.abs().max()) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_minillm_gradient_on_a_sequence_small_enough_to_enumerate() -> None:
     """Two binary tokens: exact sequence KL's gradient at the first logits needs the future; the second does not."""
     p0, p1 = row(0.7, 0.3), {0: row(0.6, 0.4), 1: row(0.1, 0.9)}
@@ -176,7 +190,7 @@ def test_what_the_optimum_of_the_scaled_ratio_is() -> None:
 
 def test_importance_of_early_disagreement() -> None:
     one = replace(S3, advantage=row(1.0, -2.0, 1.0))
-    assert EarlyDisagreement(0.5)([one])[0].weight.tolist() == pytest.approx((1.375, 1.125, 1.0))
+    assert EarlyDisagreement(0.5)([one])[0].weight.tolist() == pytest.approx((1.5, 1.375, 1.125))
     flat = replace(S3, advantage=torch.zeros(3, dtype=torch.float64))
     assert EarlyDisagreement(0.5)([flat])[0].weight.tolist() == [1.0, 1.0, 1.0]
 

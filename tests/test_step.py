@@ -133,7 +133,7 @@ def test_gradient_is_that_of_the_plain_definition(tiny, name: str) -> None:
                 continue
             with engine.running(role) as model, torch.set_grad_enabled(role == "student"):
                 logits = base_model(model)(input_ids=torch.tensor([[*prompt, *entry.tokens]])).logits[0]
-            logp[role] = torch.log_softmax(logits[len(prompt) - 1 : -1] / chosen.sampling.temperature, -1)
+            logp[role] = torch.log_softmax(logits[len(prompt) - 1 : -1] / chosen.temperature, -1)
         ids = torch.tensor(entry.tokens)
         picked = {role: x.gather(1, ids[:, None]).squeeze(1).detach() for role, x in logp.items()}
         n = len(ids)

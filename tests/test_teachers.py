@@ -136,7 +136,7 @@ def test_loss_is_that_of_both_models_own_logits_in_float64(models, pair) -> None
     recipe, kept = gathered(engine, planned, k=2)
     loss, signal = objective(recipe, engine, kept, Denominators.of(recipe, kept))
     size, expected = engine.vocabulary, []
-    tau = recipe.sampling.temperature
+    tau = recipe.temperature
     for entry in kept:
         student = exact(engine.student, entry.student_prompt, entry.tokens, size)
         with engine.running("teacher") as model:

@@ -77,7 +77,7 @@ def _ask(config: RunConfig, asked: argparse.Namespace) -> int:
 
     engine = _teacher(config)
     found = _entries(engine, planned, config, asked)
-    identity = identity_of(engine, top_k=asked.top_k, temperature=recipe.sampling.temperature, dtype=asked.store)
+    identity = identity_of(engine, top_k=asked.top_k, temperature=recipe.temperature, dtype=asked.store)
     begin(Path(asked.out), Asked.of(engine), identity)
     rows: list[dict[str, Any]] = []
     # Alone by default: to the bit what a run with --micro-tokens 1 computes.

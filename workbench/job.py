@@ -249,7 +249,8 @@ class Job:
 
     def _say_goodbye(self, state: State) -> int:
         assert self.directory is not None
-        step, number = state.clock.step, self.stopped.signal_number or 2
+        newest = checkpoint.newest(self.directory.checkpoints)
+        step, number = newest.step if newest else 0, self.stopped.signal_number or 2
         self.directory.status("interrupted", step)
         what = f"saved step {step}" if step else "stopped before the first step was done; nothing to save"
         self.reporter.result("stopped", f"{what}. Continue: {resume_command(self.directory.path)}")

@@ -183,8 +183,9 @@ def _is(kind: Any, value: Any) -> bool:
         return False
     part = value if isinstance(value, type) else type(value)
     if getattr(kind, "_is_protocol", False):
-        # A protocol's shape says little here (`__call__`); its members live in the module that defines it.
-        return part.__module__ == kind.__module__ and all(hasattr(value, name) for name in _members(kind))
+        # A protocol's shape says little here (`__call__`); its members, or what they inherit from, live beside it.
+        near = any(parent.__module__ == kind.__module__ for parent in part.__mro__)
+        return near and all(hasattr(value, name) for name in _members(kind))
     return issubclass(part, kind)
 
 

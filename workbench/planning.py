@@ -50,6 +50,11 @@ def plan(config: RunConfig) -> Plan:
     generated = problems.source.partition(":")[0] == "sums"
     profile = config.verifier or ("last_number" if generated else "strict")
     steps = setting.steps if config.steps is None else config.steps
+    if any(schedule.validates for schedule in setting.recipe.adaptive) and not problems.held_out:
+        raise UsageError(
+            f"recipe {setting.recipe.name} follows its loss on held-out solutions, and nothing is held out. "
+            "Its schedule would never move. Give --eval-problems 1 or more."
+        )
     room = config.eval_tokens or setting.eval_tokens or setting.recipe.sampling.max_new_tokens
     said = f"answers are read by the profile {profile}"
     return Plan(setting.recipe, problems, steps, room, profile, (*notes, *more, said))

@@ -15,6 +15,7 @@ from workbench import __version__
 from workbench.config import RunConfig, as_dict
 from workbench.engine.engine import Engine
 from workbench.errors import UsageError
+from workbench.parts.schedules import follows_total
 from workbench.planning import Plan
 from workbench.train import snapshot
 
@@ -43,6 +44,8 @@ def refuse_difference(stored: Mapping[str, Any], config: RunConfig, planned: Pla
         for k in sorted(old.keys() & new.keys())
         if k not in CHANGES_NOTHING and old[k] != new[k]
     ]
+    if old.get("steps", planned.steps) != new["steps"] and follows_total(planned.recipe):
+        odd.append(f"steps {old.get('steps')!r} -> {new['steps']!r}, which the recipe's schedules follow")
     if stored.get("recipe_text") != planned.recipe.describe() and not odd:
         odd = ["the recipe itself: this version of the workbench describes it differently"]
     if stored.get("data_sha256") != planned.problems.sha256 and not odd:

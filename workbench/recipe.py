@@ -27,6 +27,8 @@ from workbench.parts.weights import TokenWeight
 from workbench.parts.writers import OnPolicy, Writer
 from workbench.records import Context, Refresh, Sampling
 
+_MEANS = {"token": "mean over each token", "sequence": "mean over each sequence", "sum": "sum over all tokens"}
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -66,7 +68,8 @@ class Recipe:
     reduction: Literal["token", "sequence", "sum"] = "token"
     """What a term is divided by: the step's tokens; each sequence's tokens, then the sequences; or nothing."""
     sampling: Sampling = field(default_factory=Sampling)
-    """Also the temperature at which both roles are scored: a divergence compares what would be sampled."""
+    scoring_temperature: float | None = None
+    """At which both roles are scored; None is the sampling's: a divergence compares what would be sampled (ADR 12)."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     batch: int = 32
     """Problems a step."""
@@ -81,7 +84,7 @@ class Recipe:
         if not self.terms:
             raise RecipeError(f"recipe '{self.name}' has no terms, so it has no loss. Give it at least one.")
         authors = self.rollouts.authors
-        if "teacher" in authors and self.teacher is None:
+        if ("teacher" in authors or self.rollouts.mixes) and self.teacher is None:
             raise RecipeError(f"recipe '{self.name}': the teacher writes, but `teacher` is None. Give it a context.")
         for term in self.terms:
             kind = type(term).__name__
@@ -104,6 +107,7 @@ class Recipe:
 
     def _check_numbers(self) -> None:
         s = self.sampling
+        self._check_temperatures()
         if self.plans and self.teacher is None:
             raise RecipeError(
                 f"recipe '{self.name}': plans read what the teacher thinks, but `teacher` is None. "
@@ -121,17 +125,33 @@ class Recipe:
         if self.adapter is not None:
             parse_adapter(self.adapter)
 
+    def _check_temperatures(self) -> None:
+        """One token has one log-prob: ratios and sampled terms know no second temperature."""
+        needs = frozenset[str]().union(*(term.needs for term in self.terms))
+        other = self.scoring_temperature not in (None, self.sampling.temperature)
+        if self.scoring_temperature is not None and self.scoring_temperature <= 0:
+            raise RecipeError(f"recipe '{self.name}': scoring_temperature {self.scoring_temperature} must be above 0.")
+        if other and "behaviour" in needs:
+            raise RecipeError(
+                f"recipe '{self.name}': a term divides by the writer's probabilities, at temperature "
+                f"{self.sampling.temperature}, and scores at {self.scoring_temperature}. Set both to the same."
+            )
+        sampled = any("teacher" not in term.needs for term in self.terms)
+        if sampled and any("temperature" in plan.sets for plan in self.plans):
+            raise RecipeError(
+                f"recipe '{self.name}': a plan gives tokens temperatures of their own, which a term of sampled tokens "
+                "would take for the student's. Use divergences alone, or leave the plan out."
+            )
+
+    @property
+    def temperature(self) -> float:
+        """At which both roles are scored."""
+        return self.sampling.temperature if self.scoring_temperature is None else self.scoring_temperature
+
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher scores at all."""
         return bool(self.plans) or any({"teacher", "teacher_logp"} & term.needs for term in self.terms)
-
-    @property
-    def compares(self) -> bool:
-        """Whether anything looks at the teacher's whole distribution, not only at the token that was written."""
-        asks = any(plan.measures or "entropies" in plan.asks for plan in self.plans)
-        weights = [w for w in (self.token_weight, *(term.token_weight for term in self.terms)) if w is not None]
-        return asks or any("teacher" in t.needs for t in self.terms) or any(w.entropies for w in weights)
 
     @property
     def needs_reference(self) -> bool:
@@ -181,7 +201,7 @@ class Recipe:
             ("who sees what", f"student: {self.student!r}; teacher: {self.teacher!r}"),
             ("whose weights teach", weights if self.teacher else "nobody's"),
             ("who writes", f"{self.rollouts!r}, {self.sampling!r}"),
-            ("what is compared", " + ".join(map(repr, self.terms)) + f", mean over each {self.reduction}"),
+            ("what is compared", " + ".join(map(repr, self.terms)) + f", {_MEANS[self.reduction]}"),
             (
                 "where it counts",
                 f"{gates}; token weight {self.token_weight!r}; {self.advantage!r}; {self.curriculum!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import sys
 import time
@@ -39,6 +40,8 @@ class Recorder:
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
         self._started, self._first = time.monotonic(), state.clock.step
+        self._texts: dict[str, list[str]] = {}
+        """Problem -> what was written for it the last time it came."""
 
     def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
         """Write the step, show it, and say once what should make a person look."""
@@ -48,8 +51,9 @@ class Recorder:
             self.directory.rollouts.append(rollout_row(report, judged))
         self.tracking.scalars(report.step, {k: v for k, v in row.items() if isinstance(v, (int, float))})
         self.reporter.step(self._line(report, seconds))
-        for judged in shown(report.judged):
-            self.reporter.rollout(judged)
+        for judged in shown(report.judged, report.step):
+            self.reporter.rollout(judged, self._texts.get(judged.rollout.problem.id, ()))
+        self._texts |= texts(report.judged)
         for text in (*notes, *self.alarms.observe(row)):
             self.reporter.note(text)
         self.directory.status("training", report.step)
@@ -127,10 +131,25 @@ def rollout_row(report: StepReport, judged: Judged) -> dict[str, Any]:
     }
 
 
-def shown(judged: Sequence[Judged]) -> list[Judged]:
-    """The shortest and the longest rollout of a step: what a person should see is at the edges."""
+def shown(judged: Sequence[Judged], step: int) -> list[Judged]:
+    """All rollouts of three problems: of the shortest, of the longest and of one at random.
+
+    What a person should see is at the edges, and one more so that the edges are not taken for the middle.
+    """
+    if not judged:
+        return []
     order = sorted(judged, key=lambda j: len(j.rollout.tokens))
-    return [] if not order else [order[0]] if len(order) == 1 else [order[0], order[-1]]
+    chosen = [order[0], random.Random(step).choice(order), order[-1]]
+    names = dict.fromkeys(j.rollout.problem.id for j in chosen)
+    return [j for name in names for j in judged if j.rollout.problem.id == name]
+
+
+def texts(judged: Sequence[Judged]) -> dict[str, list[str]]:
+    """Problem -> everything that was written for it."""
+    found: dict[str, list[str]] = {}
+    for j in judged:
+        found.setdefault(j.rollout.problem.id, []).append(j.rollout.text)
+    return found
 
 
 def peak_bytes() -> int:

@@ -17,7 +17,18 @@ from torch import Tensor
 
 from workbench.divergence import layouts
 from workbench.divergence.heads import Gradients, Scored
-from workbench.divergence.kernels import Asked, Entries, Making, Sums, compared, measured, prepared, shared, stored
+from workbench.divergence.kernels import (
+    Asked,
+    Entries,
+    Making,
+    Sums,
+    compared,
+    measured,
+    prepared,
+    recalled,
+    shared,
+    stored,
+)
 from workbench.divergence.loss import Call, Found, needed, part_weights, statistics, token_numbers
 from workbench.divergence.pair import Divergence, looks_ahead
 from workbench.divergence.sparse import SparseTeacher
@@ -79,7 +90,10 @@ class Chunk:
         return self.layout.scan(self.call.student, "student", self.call.options.entropies)
 
     def _compare(self) -> None:
-        """Step 3."""
+        """Step 3. A single divergence leaves what step 4 needs, where nobody needs the logits again."""
+        head, only = self.call.student.head, len(self.call.parts) == 1 and self.compared[0][1].centre is None
+        kept = self.layout.keeps and only and self.gradients.wanted and head.softcap is None
+        self.asked = replace(self.asked, kept=kept)
         for block in self.layout.passes(measured, self.asked):
             self._count(self.layout.run(measured, self.asked, self._entries(block)), block)
         self._joined()
@@ -170,6 +184,8 @@ class Chunk:
 
     def _making(self, measure: bool) -> tuple[Making, Asked]:
         """How blocks of the gradient are made."""
+        if self.asked.kept:
+            return recalled, self.asked
         return (compared if self.compared else shared), replace(self.asked, joined=measure)
 
     def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:

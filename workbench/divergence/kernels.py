@@ -43,6 +43,8 @@ class Asked:
     """Those that look at whole rows before there are entries."""
     joined: bool = False
     """Whether values are measured while the gradient is made: nothing of it waits for them."""
+    kept: bool = False
+    """Whether `measured` leaves p_S and p_S A - p_T B of the only divergence in place of the logits, for `recalled`."""
 
     @property
     def clipped(self) -> tuple[EntryClipped, ...]:
@@ -68,7 +70,7 @@ class Sums(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A block's gradient in the logits but for the written tokens, a new tensor, and what was measured with it."""
+    """A block's gradient in the logits but for the written tokens, free to be overwritten, and what was measured."""
 
     gradient: Tensor
     sums: Sums | None
@@ -82,11 +84,17 @@ def prepared(asked: Asked, entries: Entries) -> tuple[Tensor | None, ...]:
 
 def measured(asked: Asked, entries: Entries) -> Sums:
     """Values, and every c that is a sum."""
-    return _measured(asked, asked.pair(entries))
+    pair = asked.pair(entries)
+    sums, push = _measured(asked, pair)
+    if asked.kept and push is not None and entries.teacher is not None:
+        entries.student.copy_(pair.student)
+        entries.teacher.copy_(push)
+    return sums
 
 
-def _measured(asked: Asked, pair: Pair) -> Sums:
-    axis = asked.axis
+def _measured(asked: Asked, pair: Pair) -> tuple[Sums, Tensor | None]:
+    """And the last divergence's p_S A - p_T B, if it was needed."""
+    axis, push = asked.axis, None
     distances: list[Tensor] = []
     centres: list[Tensor | None] = []
     for divergence in asked.divergences:
@@ -98,7 +106,7 @@ def _measured(asked: Asked, pair: Pair) -> Sums:
         total = density.sum(axis)
         distances.append(total)
         centres.append(total if push is density else push.sum(axis))
-    return Sums(tuple(distances), tuple(centres), tuple(_aligned(d, pair, axis) for d in asked.clipped))
+    return Sums(tuple(distances), tuple(centres), tuple(_aligned(d, pair, axis) for d in asked.clipped)), push
 
 
 def _aligned(divergence: EntryClipped, pair: Pair, axis: int) -> Tensor:
@@ -126,7 +134,7 @@ def compared(asked: Asked, entries: Entries, centre: Tensor, scales: tuple[Tenso
         extra = divergence.extra_slope(pair)
         if extra is not None:
             gradient.add_(extra if scales is None else extra * scales[k])
-    return Made(gradient, _measured(asked, pair) if asked.joined else None)
+    return Made(gradient, _measured(asked, pair)[0] if asked.joined else None)
 
 
 def _plus(total: Coefficient, more: Coefficient, by: Tensor | float) -> Coefficient:
@@ -136,13 +144,19 @@ def _plus(total: Coefficient, more: Coefficient, by: Tensor | float) -> Coeffici
     return scaled if total is None else total + scaled
 
 
+def recalled(asked: Asked, entries: Entries, centre: Tensor, scales: None) -> Made:
+    """`compared` of a single divergence, from what `measured` left: no exponential, and no new tensor."""
+    assert entries.teacher is not None
+    return Made(entries.teacher.addcmul_(entries.student, centre, value=-1.0), None)
+
+
 def shared(asked: Asked, entries: Entries, amount: Tensor) -> Made:
     """Softmax times a number a token: of sampled parts, and of the tail beside a sparse teacher."""
     return Made(exp_(entries.student - entries.student_lse).mul_(amount), None)
 
 
 Making = Callable[..., Made]
-"""`compared` or `shared`."""
+"""`compared`, `recalled` or `shared`."""
 
 
 @dataclass(frozen=True)

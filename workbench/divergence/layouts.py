@@ -49,6 +49,8 @@ class Layout(ABC):
     axis: int
     run: Callable[..., Any] = staticmethod(compiled.plainly)
     """Runs a function of `kernels.py`."""
+    keeps = True
+    """Whether writing both tiles once more costs less than their exponentials."""
 
     def __init__(self, call: Call, tiles: Tiles) -> None:
         """`call` holds the chunk's n tokens."""
@@ -257,7 +259,7 @@ class Rows(Layout):
     elementwise pass is one compiled function over the whole chunk (`compiled.py`).
     """
 
-    axis = 1
+    axis, keeps = 1, False
 
     def __init__(self, call: Call, tiles: Tiles) -> None:
         """As `Layout`; the gradient gets room of its own where products take another type than the tiles'."""
@@ -316,8 +318,7 @@ class Rows(Layout):
             self.operand = self.student if low == self.dtype else torch.empty_like(self.student, dtype=low)
         own = None if self.operand is self.student else self.operand[block.rows]
         ids, here = self._written()
-        hot = None if work.hot is None else self.row(work.hot * here, block)
-        marks = self._marks(block, ids, hot, sink)
+        marks = self._marks(block, ids, None if work.hot is None else work.hot * here, sink)
         sums = self.run(stored, step, work.entries, work.given, marks, own)
         if work.apart is not None:
             self._place(block, work.apart, step, sink)
@@ -338,8 +339,7 @@ class Rows(Layout):
         multiply(self.scored, operand, self.student, sink.gradients, sink.rows)
 
     def _marks(self, block: Block, ids: Tensor, hot: Tensor | None, sink: Sink) -> Marks:
-        warmth, factor = self._column(self.temperature, block), self._column(sink.factor, block)
-        return Marks(self.row(ids, block), hot, warmth, factor)
+        return Marks(self.row(ids, block), *(self._column(x, block) for x in (hot, self.temperature, sink.factor)))
 
     def _column(self, x: Tensor | None, block: Block) -> Tensor | None:
         return None if x is None else self.row(x, block)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +20,8 @@ from torch import Tensor
 
 from workbench.divergence.heads import Scored
 from workbench.divergence.pair import LOG_FLOOR, Divergence
+from workbench.divergence.transforms import Rest
 from workbench.errors import UsageError
-
-Rest = Literal["bucket", "renormalised", "unnormalised", "teacher_renormalised"]
-"""What becomes of the mass outside the K entries."""
 
 CHUNK = 256
 """Tokens whose logits exist at once in `SparseTeacher.of`."""

@@ -72,6 +72,7 @@ class Temperature(Transform):
 
 
 Rest = Literal["bucket", "renormalised", "unnormalised", "teacher_renormalised"]
+"""What becomes of the mass outside the K entries."""
 
 
 @dataclass(frozen=True)

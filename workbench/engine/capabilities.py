@@ -17,6 +17,7 @@ import torch
 from workbench.errors import RecipeError, UsageError
 from workbench.parts.refresh import EXTERNAL, FROZEN
 from workbench.parts.terms import Term
+from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import Capability
 
@@ -65,9 +66,9 @@ def needed(recipe: Recipe) -> dict[Capability, str]:
             asked.setdefault("write", name)
     for plan in recipe.plans:
         asked.setdefault("logits" if plan.measures else "logp", type(plan).__name__)
-    weights = [w for w in (recipe.token_weight, *(t.token_weight for t in recipe.terms)) if w is not None]
-    if recipe.needs_teacher and any(weight.entropies for weight in weights):
-        asked.setdefault("logp", " and ".join(map(repr, weights)))
+    gates = (recipe.token_weight, *(term.part(torch.ones(1)).gate for term in recipe.terms))
+    if recipe.needs_teacher and any(map(reads_entropies, gates)):
+        asked.setdefault("logp", " and ".join(repr(gate) for gate in gates if reads_entropies(gate)))
     if recipe.rollouts.mixes:
         asked.setdefault("write", type(recipe.rollouts).__name__)
     if "teacher" in recipe.rollouts.authors:

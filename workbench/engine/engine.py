@@ -21,6 +21,7 @@ from workbench.engine.modes import can_fuse, evaluating, out_of_memory, without_
 from workbench.engine.rendering import Rendered
 from workbench.engine.roles import Cast, TeacherWeights, with_lora
 from workbench.engine.sampling import Row, decode, uniforms
+from workbench.engine.scoring import states
 from workbench.engine.speakers import Speaker, own_end
 from workbench.engine.texts import Pen
 from workbench.engine.vocabularies import sliced
@@ -169,8 +170,8 @@ class Engine:
         # Either end token ends: in the student's eyes nothing could follow its own.
         ends = self.stop_ids | self.speaker(role).stop_ids
         if rows[0].guide is not None:
-            voices = partial(self._voice, "student"), partial(self._voice, "teacher")
-            decode_mixed(*voices, rows, sampling, ends | self.speaker("teacher").stop_ids, stopped)
+            ends |= self.speaker("teacher").stop_ids
+            decode_mixed(partial(self._voice, "student"), self._beside, rows, sampling, ends, stopped)
             return
         with self._voice(role) as (module, head):
             decode(module, head, rows, sampling, ends, stopped)
@@ -179,6 +180,13 @@ class Engine:
     def _voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
         with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
             yield decoder(model), sliced(head_of(model), self.vocabulary)
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[tuple[Any, Head]]:
+        """The teacher where both decode: its entries as the student's, so that one end token is the other."""
+        with self._voice("teacher") as (module, own):
+            outside = self.outsiders["teacher"].head if "teacher" in self.outsiders else None
+            yield module, own if outside is None else outside
 
     def _rollout(self, row: Row, request: Request, role: Role) -> Rollout:
         row.tokens = own_end(row.tokens, self.speaker(role), self.speaker("student"))
@@ -216,34 +224,15 @@ class Engine:
     def score(self, role: Role, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         """(N, h) hidden states that *predict* each completion token, sequence after sequence.
 
-        The only shift in the code base: the state at index p - 1 + t predicts token t of a completion behind a
-        prompt of p tokens. Rows are padded on the right and padding never leaves this function. Gradient flows for
-        the student alone.
+        No padding, and no shift beside the one in `scoring.states`. Gradient flows for the student alone.
         """
         device = self.outsiders[role].device if role in self.outsiders else self.settings.device
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        width = max(lengths)
-        ids = torch.zeros(len(lengths), width, dtype=torch.long)
-        mask = torch.zeros(len(lengths), width, dtype=torch.long)
-        rows = []
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            ids[i, : lengths[i]] = torch.tensor([*prompt, *completion])
-            mask[i, : lengths[i]] = 1
-            first = i * width + len(prompt) - 1
-            rows.append(torch.arange(first, first + len(completion)))
-        position = torch.arange(width).expand(len(lengths), -1)
         with (
             self.running(role) as model,
             torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()),
             self._precision(),
         ):
-            states = decoder(model)(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=position.to(device),
-                use_cache=False,  # a cache built on the way makes packed rows attend to each other
-            ).last_hidden_state
-            return states.flatten(0, 1).index_select(0, torch.cat(rows).to(device)).to(self.settings.device)
+            return states(decoder(model), prompts, completions, device).to(self.settings.device)
 
     def head(self, role: Role, temperature: float = 1.0) -> Head:
         """The role's language-model head, with the scale and softcap of its architecture.

@@ -37,8 +37,8 @@ def decode_mixed(
     with student() as (decoder, head):
         device = head.weight.device
         batch = begin(decoder, rows, sampling.max_new_tokens, device)
-    with teacher() as (decoder, _):
-        beside = begin(decoder, guides, sampling.max_new_tokens, device)
+    with teacher() as (decoder, head):
+        beside = begin(decoder, guides, sampling.max_new_tokens, head.weight.device)
     share = rows[0].share
     for step in range(sampling.max_new_tokens):
         if stopped():
@@ -46,10 +46,10 @@ def decode_mixed(
                 row.stop = "cancelled"
             return
         with student() as (_, head):
-            own = log_probs(head, batch.hidden, sampling)
+            own = log_probs(head.logits(batch.hidden), sampling)
         with teacher() as (_, head):
-            guided = log_probs(head, beside.hidden, sampling)
-        chosen = pick(_mixed(own, guided, share), batch.rows, sampling, step)
+            guided = log_probs(head.logits(beside.hidden), sampling)
+        chosen = pick(_mixed(own, guided.to(own.device), share), batch.rows, sampling, step)
         alive = batch.advance(chosen, stop_ids)
         beside.advance(chosen, stop_ids)
         if not alive or step + 1 == sampling.max_new_tokens:

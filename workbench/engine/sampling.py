@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from workbench.divergence import Head
+from workbench.divergence.pair import exp_
+from workbench.engine.packed import packed
+from workbench.engine.prefill import keep_rows, read
 from workbench.records import Request, Sampling, StopReason
 
 _NUCLEUS_FIRST = 1024
@@ -63,34 +66,23 @@ def decode(
     `decoder` maps ids to hidden states (no language-model head). Rows with the same prompt share its prefill. When
     `stopped()` turns true every unfinished row ends as `cancelled`.
     """
-    state = begin(decoder, rows, sampling.max_new_tokens, head.weight.device)
-    for step in range(sampling.max_new_tokens):
-        if stopped():
-            for row in state.rows:
-                row.stop = "cancelled"
-            return
-        chosen = _choose(head, state, sampling, step)
-        if not state.advance(chosen, stop_ids) or step + 1 == sampling.max_new_tokens:
-            return
-        state.forward(decoder)
+    with packed(decoder, head) as project:
+        state = begin(decoder, rows, sampling.max_new_tokens, head.weight.device)
+        for step in range(sampling.max_new_tokens):
+            if stopped():
+                for row in state.rows:
+                    row.stop = "cancelled"
+                return
+            chosen = _choose(project(state.hidden), state.rows, sampling, step)
+            if not state.advance(chosen, stop_ids) or step + 1 == sampling.max_new_tokens:
+                return
+            state.forward(decoder)
 
 
 def begin(decoder: Any, rows: Sequence[Row], new_tokens: int, device: torch.device) -> Batch:
     """Read the prompts of all rows; equal ones once."""
-    unique = sorted({row.prompt for row in rows}, key=len)
-    width = max(len(p) for p in unique)
-    ids = torch.zeros(len(unique), width, dtype=torch.long)
-    mask = torch.zeros(len(unique), width, dtype=torch.long)
-    for i, prompt in enumerate(unique):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1  # by position: pad may equal eos
-    ids, mask = ids.to(device), mask.to(device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    out = decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True)
-    place = {prompt: i for i, prompt in enumerate(unique)}
-    index = torch.tensor([place[row.prompt] for row in rows], device=device)
-    out.cache.batch_select_indices(index)
-    return Batch(list(rows), out.cache, mask[index], position[index, -1], out.last_hidden_state[index, -1])
+    start = read(decoder, [row.prompt for row in rows], new_tokens, device)
+    return Batch(list(rows), start.cache, start.mask, start.position, start.hidden)
 
 
 @dataclass
@@ -113,12 +105,12 @@ class Batch:
                 row.stop = "stop"
             else:
                 alive.append(i)
-        if len(alive) < len(self.rows):
-            self.rows = [self.rows[i] for i in alive]
-            keep = torch.tensor(alive, device=self.mask.device, dtype=torch.long)
+        if alive and len(alive) < len(self.rows):
+            order = _closing_gaps(alive)
+            self.rows = [self.rows[i] for i in order]
+            keep = torch.tensor(order, device=self.mask.device, dtype=torch.long)
             self.mask, self.position, chosen = self.mask[keep], self.position[keep], chosen[keep]
-            if alive:
-                self.cache.batch_select_indices(keep)
+            keep_rows(self.cache, order, self.mask.device)
         self.last = chosen
         return bool(alive)
 
@@ -137,17 +129,22 @@ class Batch:
         self.hidden, self.cache = out.last_hidden_state[:, -1], out.cache
 
 
-def _choose(head: Head, batch: Batch, sampling: Sampling, step: int) -> Tensor:
-    return pick(log_probs(head, batch.hidden, sampling), batch.rows, sampling, step)
+def _closing_gaps(alive: Sequence[int]) -> list[int]:
+    """`alive` in an order in which rows stay where they are, and the last ones fill the places that came free."""
+    places, tail = set(alive), [i for i in alive if i >= len(alive)]
+    return [i if i in places else tail.pop() for i in range(len(alive))]
 
 
-def log_probs(head: Head, hidden: Tensor, sampling: Sampling) -> Tensor:
+def log_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     """(b, v) nats, at the sampling temperature; greedy sampling leaves it at 1."""
-    logits = head.logits(hidden)
-    if sampling.temperature > 0:
+    if sampling.temperature not in (0.0, 1.0):
         logits = logits / sampling.temperature
     shifted = logits - logits.max(dim=-1, keepdim=True).values
-    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+    return shifted - exp_(shifted.clone()).sum(dim=-1, keepdim=True).log()
+
+
+def _choose(logits: Tensor, rows: Sequence[Row], sampling: Sampling, step: int) -> Tensor:
+    return pick(log_probs(logits, sampling), rows, sampling, step)
 
 
 def pick(logp: Tensor, rows: Sequence[Row], sampling: Sampling, step: int) -> Tensor:
@@ -191,6 +188,8 @@ def _quantile(probability: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probability.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    # Rounding may run past the last token that has mass; step back onto it.
-    last = (probability > 0).long().cumsum(-1).argmax(-1)
-    return torch.minimum(index, last)
+    if bool((index == probability.shape[-1]).any()):
+        # Rounding ran past the last token that has mass; step back onto it.
+        last = (probability > 0).long().cumsum(-1).argmax(-1)
+        index = torch.minimum(index, last)
+    return index

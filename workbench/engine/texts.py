@@ -26,10 +26,13 @@ class Pen:
         """The text as a completion of `author`, cut at `sampling.max_new_tokens`: then its stop is `length`."""
         tokens = [*self.student.tokenizer(text, add_special_tokens=False)["input_ids"], self.student.end]
         fits = len(tokens) <= sampling.max_new_tokens
+        if not fits:
+            tokens = tokens[: sampling.max_new_tokens]
+            text = str(self.student.tokenizer.decode(tokens, skip_special_tokens=False))
         return Rollout(
             problem=request.problem,
             author=author,
-            tokens=tuple(tokens[: sampling.max_new_tokens]),
+            tokens=tuple(tokens),
             text=text,
             logprobs=None,
             stop="stop" if fits else "length",

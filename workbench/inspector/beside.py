@@ -46,7 +46,7 @@ def _known(engine: Engine, recipe: Recipe, external: External, problems: Sequenc
     if recipe.needs_teacher:
         groups = [[Judged(rollout, Verdict("unjudged"))] for rollout in rollouts]
         for entry in entries(engine, recipe, groups):
-            external.check(entry.teacher_prompt or (), entry.tokens, recipe.sampling.temperature)
+            external.check(entry.teacher_prompt or (), entry.tokens, recipe.temperature)
     cut = sum(rollout.stop == "length" for rollout in rollouts)
     text = f"all {len(rollouts)} completions of the run are recorded"
     return Finding(

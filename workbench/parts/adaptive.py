@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from workbench.parts.schedules import Adaptive, Clock, Remembered, Seen
 
@@ -15,13 +16,15 @@ class ShareByProgress(Adaptive):
     With rel = (L_prev - L) / L_prev the relative fall of the loss and m = decay m + (1 - decay) rel its moving average,
     t grows by rate * sigmoid(m) * (1 - t); a straight line from start to end is a floor. Since sigmoid(m) is near 1/2
     the growth is nearly fixed. Remembers (t, m, L_prev); the first loss is only noted. In the released code every
-    micro-batch of an accumulation moves t; here a step moves it once.
+    micro-batch of an accumulation moves t, and L is the cross-entropy with p_t; here a step moves it once and L is the
+    divergence that is shown. It lacks the entropy of p_t, so its relative changes are larger and t grows slower.
     """
 
     start: float = 0.4
     end: float = 1.0
     rate: float = 5e-4
     decay: float = 0.99
+    follows_total: ClassVar[bool] = True
 
     def initial(self) -> Remembered:
         """(start, 0, unknown)."""
@@ -92,6 +95,7 @@ class ShareByLoss(Adaptive):
     least: float = 0.1
     decay: float = 0.99
     warmup: float = 0.05
+    follows_total: ClassVar[bool] = True
 
     def initial(self) -> Remembered:
         """(1, unknown, unknown)."""

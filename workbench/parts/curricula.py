@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from workbench.errors import RecipeError
 from workbench.parts.schedules import Clock
@@ -88,6 +88,7 @@ class BetaKernel(Shuffled):
     failure: float = 1.0
     rollouts: int = 8
     stages: tuple[float, ...] = (0.0, 0.5)
+    follows_total: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing. Raises RecipeError."""

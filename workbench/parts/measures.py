@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from workbench.divergence import Divergence, SquaredHellinger, TotalVariation
+from workbench.divergence import SquaredHellinger, TotalVariation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,18 +22,6 @@ class Measure(Protocol):
     def __call__(self, tokens: Tokens) -> Tensor:
         """One number a token."""
         ...
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A divergence between the roles, nats."""
-
-    divergence: Divergence
-
-    def __call__(self, tokens: Tokens) -> Tensor:
-        """D(p_T || p_S)."""
-        assert tokens.teacher is not None
-        return self.divergence(tokens.teacher, tokens.student)
 
 
 @dataclass(frozen=True)

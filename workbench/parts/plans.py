@@ -139,8 +139,13 @@ class ReverseKLToGo(PlanBase):
         """Per rollout, then whitened together."""
         rows = [self.returns(reading.log_ratio) for reading in step]
         if self.whiten and rows:
-            rows = whitened(rows)
+            rows = whitened(rows) if self.own else self._whitened_but_last(rows)
         return [replace(reading, advantage=row) for reading, row in zip(step, rows, strict=True)]
+
+    @staticmethod
+    def _whitened_but_last(rows: Sequence[Tensor]) -> list[Tensor]:
+        """The last token has no future: whitened with the others, its zero would be far above their mean."""
+        return [torch.cat((row, row.new_zeros(1))) for row in whitened([row[:-1] for row in rows])]
 
     def returns(self, log_ratio: Tensor) -> Tensor:
         """(n,) length-normalised returns of one rollout, before whitening."""

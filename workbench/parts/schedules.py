@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class Linear:
 
     start: float
     end: float
+    follows_total: ClassVar[bool] = True
 
     def __call__(self, clock: Clock) -> float:
         """The value at `clock`."""
@@ -57,6 +58,7 @@ class Cosine:
 
     start: float
     end: float
+    follows_total: ClassVar[bool] = True
 
     def __call__(self, clock: Clock) -> float:
         """The value at `clock`."""
@@ -87,6 +89,7 @@ class Switch:
     at: float = 0.5
     before: float = 0.0
     after: float = 1.0
+    follows_total: ClassVar[bool] = True
 
     def __call__(self, clock: Clock) -> float:
         """The value at `clock`."""
@@ -181,6 +184,17 @@ def adaptive(tree: Any) -> Iterator[Adaptive]:
 _CLOCKED = (Linear, Cosine, Piecewise, Switch, Growing)
 Moving = (*_CLOCKED, Adaptive)
 """Everything that `resolve` replaces by a number."""
+
+
+def follows_total(tree: Any) -> bool:
+    """Whether anything in a frozen tree depends on how many steps there will be."""
+    if getattr(type(tree), "follows_total", False):
+        return True
+    if isinstance(tree, tuple):
+        return any(map(follows_total, tree))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return any(follows_total(getattr(tree, field.name)) for field in dataclasses.fields(tree))
+    return False
 
 
 def resolve(tree: T, clock: Clock, memory: Memory | None = None) -> T:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from workbench.divergence.tempering import token_temperatures
 from workbench.errors import RecipeError
 from workbench.parts.measures import Hellinger, Measure, Overlap, RankOfFavourite
 from workbench.parts.plans import Asked, PlanBase, Reading, Sets
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EarlyDisagreement(PlanBase):
-    """w_t = 1 + strength (1 - sum_{s<=t} |A_s| / sum |A|): early disagreement counts more. IW-OPD, as in TRL 1.16."""
+    """w_t = 1 + strength (1 - sum_{s<t} |A_s| / sum |A|): early disagreement counts more. IW-OPD, as in TRL 1.16."""
 
     strength: float = 0.5
 
@@ -33,7 +34,8 @@ class EarlyDisagreement(PlanBase):
         total = size.sum()
         if float(total) == 0.0:
             return reading
-        return replace(reading, weight=reading.weight * (1.0 + self.strength * (1.0 - size.cumsum(0) / total)))
+        before = size.cumsum(0) - size
+        return replace(reading, weight=reading.weight * (1.0 + self.strength * (1.0 - before / total)))
 
 
 @dataclass(frozen=True)
@@ -158,15 +160,14 @@ class TemperatureByDifficulty(PlanBase):
 
     def __call__(self, step: Sequence[Reading]) -> list[Reading]:
         """A temperature for every token."""
-        counted = [reading.measured[Hellinger()][reading.weight > 0] for reading in step]
-        joined = torch.cat(counted) if counted else torch.zeros(0)
-        if not len(joined):
+        assert isinstance(self.strength, (int, float)), "Recipe.at has replaced schedules by numbers"
+        counts = torch.cat([reading.weight > 0 for reading in step])
+        if not bool(counts.any()):
             return list(step)
-        median = joined.median().clamp(min=1e-12)
+        difficulty = torch.cat([reading.measured[Hellinger()] for reading in step])
+        temperatures = token_temperatures(difficulty, self.base, self.strength, counts)
         out = []
-        for reading in step:
-            difficulty = (reading.measured[Hellinger()] / median).clamp(min=1e-12)
-            temperature = self.base * torch.exp(-self.strength * torch.tanh(difficulty.log()))  # type: ignore[operator]
+        for reading, temperature in zip(step, torch.split(temperatures, [len(r.weight) for r in step]), strict=True):
             out.append(replace(reading, temperature=temperature, weight=reading.weight * temperature**2))
         return out
 

@@ -46,8 +46,6 @@ anyone = Where(frozenset({"student", "teacher", "dataset"}))
 by_student = Where(frozenset({"student"}))
 by_teacher = Where(frozenset({"teacher"}))
 by_dataset = Where(frozenset({"dataset"}))
-by_student_or_dataset = Where(frozenset({"student", "dataset"}))
-by_teacher_or_dataset = Where(frozenset({"teacher", "dataset"}))
 
 
 class Term(Protocol):
@@ -66,11 +64,6 @@ class Term(Protocol):
     @property
     def where(self) -> Where:
         """Which rollouts it counts."""
-        ...
-
-    @property
-    def token_weight(self) -> TokenWeight | None:
-        """Where along a completion this term counts, beside the recipe's own weight; None everywhere."""
         ...
 
     def __call__(self, tokens: Tokens) -> Tensor:

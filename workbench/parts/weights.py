@@ -29,6 +29,11 @@ class TokenWeight(Protocol):
         ...
 
 
+def reads_entropies(weight: object) -> bool:
+    """Whether a token weight, or anything else that stands where one may, reads the entropies."""
+    return bool(getattr(weight, "entropies", False))
+
+
 @dataclass(frozen=True)
 class EntropyAbove:
     """1 where a role's entropy exceeds `threshold` nats, else 0. EOPD's gate: the teacher's, 0.8 (arXiv:2603.07079)."""

@@ -154,8 +154,16 @@ class Together:
     """Every problem by each of the writers: GATES has eight tutor rollouts and eight of the student."""
 
     writers: tuple[Writer, ...]
-    remembers: ClassVar[int] = 0
-    mixes: ClassVar[bool] = False
+
+    @property
+    def remembers(self) -> int:
+        """As many as the one that wants most."""
+        return max((w.remembers for w in self.writers), default=0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any does."""
+        return any(w.mixes for w in self.writers)
 
     @property
     def authors(self) -> frozenset[Author]:
@@ -287,8 +295,16 @@ class Staged:
 
     writers: tuple[Writer, Writer]
     second: Scalar
-    remembers: ClassVar[int] = 0
-    mixes: ClassVar[bool] = False
+
+    @property
+    def remembers(self) -> int:
+        """As many as the stage that wants most."""
+        return max(w.remembers for w in self.writers)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a stage does."""
+        return any(w.mixes for w in self.writers)
 
     @property
     def authors(self) -> frozenset[Author]:

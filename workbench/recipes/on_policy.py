@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from workbench.divergence import ForwardKL, ReverseKL, TopK
@@ -26,10 +27,11 @@ OPD = Recipe(
     rollouts=OnPolicy(per_problem=4),
     plans=(LogRatio(),),
     terms=(PolicyGradient(correction="importance"),),
-    reduction="sum",  # as released: the learning rate then grows with the tokens of a batch; "token" is the mean
+    # As released. AdamW takes a constant factor out again, but longer batches pull harder; "token" is the mean.
+    reduction="sum",
     sampling=Sampling(max_new_tokens=4096),
-    optimizer=Optimizer(lr=1e-4),
-    batch=256,
+    optimizer=Optimizer(lr=1e-4, max_grad_norm=math.inf),  # a sum would always be clipped
+    batch=1024,  # groups of four, as released
     adapter="lora:r=128,alpha=32",
 )
 G_OPD = replace(
@@ -51,9 +53,14 @@ IW_OPD = replace(
     OPD,
     name="iw_opd",
     paper="IW-OPD as in TRL 1.16",
+    rollouts=OnPolicy(),
     plans=(LogRatio(), EarlyDisagreement(strength=0.5)),
     terms=(PolicyGradient(),),
     reduction="token",
+    sampling=Sampling(max_new_tokens=512, top_p=0.95),
+    optimizer=Optimizer(lr=1e-6),
+    batch=32,
+    adapter=None,
 )
 FAST_OPD = replace(
     OPD,

@@ -81,6 +81,7 @@ MINILLM = replace(
     KD,
     name="minillm",
     paper="arXiv:2306.08543",
+    # Its third part, cross-entropy on a plain corpus, is left out: this takes problems.
     rollouts=TokenMixture(teacher_share=0.2),
     # The paper's decomposition: the token's own share exactly, what comes later through sampling. The released code
     # keeps the own share in the return as well, scales by 0.5, discounts by 0.95 and whitens over padding:
@@ -97,6 +98,7 @@ DISTILLM = replace(
     KD,
     name="distillm",
     paper="arXiv:2402.03898",
+    # Its cross-entropy on a plain corpus is left out: this takes problems.
     rollouts=AdaptiveOffPolicy(student=ThresholdByValidation(), fresh=Linear(1.0, 0.0), remembers=1000),
     terms=(Distill(SkewKL(teacher_weight=0.1)),),  # or SkewReverseKL(0.9): the code picks one, the survey adds both
     optimizer=Optimizer(lr=Cosine(5e-4, 0.0), weight_decay=0.01),
@@ -113,6 +115,7 @@ DISTILLM2 = replace(
     ),
     reduction="sequence",
     sampling=Sampling(max_new_tokens=512, temperature=0.8, top_p=0.95),
+    scoring_temperature=1.0,
     optimizer=Optimizer(lr=Cosine(5e-5, 0.0)),
     adapter="lora:r=16,alpha=128",
 )
@@ -133,6 +136,7 @@ TAID = replace(
     # Mixed in logits and from 0.4 on; the survey mixes probabilities and starts near 0.
     terms=(Distill(ForwardKL(), transforms=(TowardsTeacher(cast(float, ShareByProgress())),)),),
     optimizer=Optimizer(lr=1e-4),
+    batch=64,
 )
 VETO = replace(
     KD,
@@ -142,7 +146,8 @@ VETO = replace(
     # Forward KL and 0.8 are the README's choice for GSM8K; the shipped file says 1.2 and reverse KL.
     terms=(Distill(ForwardKL(), transforms=(GeometricBridge(cast(float, Linear(0.8, 0.0))),)),),
     reduction="sequence",
-    sampling=Sampling(max_new_tokens=512),
+    sampling=Sampling(max_new_tokens=512, temperature=0.5, top_p=0.5),
+    scoring_temperature=1.0,
     optimizer=Optimizer(lr=1e-5),
 )
 # With the student on both sides and temperature 1 the gradient is reverse KL's: a test says so.
@@ -170,7 +175,8 @@ SELECTKD = replace(
     terms=(Distill(ForwardKL()),),
     reduction="sequence",
 )
-# Sparse logits for a teacher that gives no more: any recipe with `transforms=(TopK(64),)` on its divergence.
+# What truncation costs, with a teacher that is at hand. A cache of likeliest entries goes with `word_kd` and its like:
+# there the teacher itself is sparse.
 TOPK_KD = replace(
     KD,
     name="topk_kd",

@@ -210,41 +210,6 @@ def unpack(skeleton: Tree, tensors: Mapping[str, Tensor]) -> Tree:
     return (tuple if kind == "tuple" else list)(unpack(value, tensors) for value in body)
 
 
-def random_state() -> dict[str, Any]:
-    """The generators of python, numpy, torch and every CUDA device, as a tree for `pack`."""
-    import random
-
-    import numpy
-    import torch
-
-    kind, keys, *rest = numpy.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (str(kind), torch.tensor([int(key) for key in keys]), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(tree: Mapping[str, Any]) -> list[str]:
-    """Put the generators back; returns what could not be restored on this machine."""
-    import random
-
-    import numpy
-    import torch
-
-    random.setstate(tree["python"])
-    kind, keys, *rest = tree["numpy"]
-    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
-    torch.set_rng_state(tree["torch"])
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if len(tree["cuda"]) != here:
-        return [f"random state of {len(tree['cuda'])} CUDA devices saved, {here} here: theirs not restored."]
-    if here:
-        torch.cuda.set_rng_state_all(tree["cuda"])
-    return []
-
-
 def _folders(root: Path) -> list[Path]:
     """Published checkpoints, newest first."""
     found = [(int(m[1]), path) for path in root.glob("step-*") if (m := _STEP.fullmatch(path.name))]

@@ -205,7 +205,7 @@ class HeldOutDivergence:
 
     @property
     def _temperature(self) -> float:
-        return self._recipe.sampling.temperature
+        return self._recipe.temperature
 
     def _states(self, batch: Sequence[Entry]) -> torch.Tensor:
         return self._engine.score("student", [e.student_prompt for e in batch], [e.tokens for e in batch])

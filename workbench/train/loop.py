@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from workbench.train.survey import cross_entropy, pass_rates
 
 PATIENCE = 10
 """Steps in a row in which every rollout was rejected before the run stops."""
+
+YOUNG = 60.0
+"""Seconds: a run that is stopped does not save again behind a checkpoint that is younger than this."""
 
 Ending = Literal["done", "time", "tokens", "stopped"]
 
@@ -63,14 +67,15 @@ def run(
     Raises TrainingError when every rollout of ten steps in a row was rejected.
     """
     start = time.monotonic()
-    rejected, saved = 0, state.clock.step
+    rejected, saved, saved_at = 0, state.clock.step, -math.inf
     ending: Ending = "done"
     while state.clock.step < settings.steps and ending == "done":
         survey(recipe, state, problems, verify)
         teaching = recipe.curriculum.teaching(problems, state.rates)
         if not teaching and not state.stopped():
             raise TrainingError(_nothing_teaches(recipe, problems))
-        batch = recipe.curriculum.batch(teaching, recipe.batch, state.clock.step * recipe.batch, settings.seed)
+        n = min(recipe.batch, len(teaching))  # the same problem twice in a step would be the same rollout twice
+        batch = recipe.curriculum.batch(teaching, n, state.clock.step * recipe.batch, settings.seed)
         report = train_step(recipe, state, batch, verify)
         if report is None:
             ending = "stopped"
@@ -83,11 +88,12 @@ def run(
         step = state.clock.step
         if step % settings.save_every == 0:
             observer.save()
-            saved = step
+            saved, saved_at = step, time.monotonic()
         if settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             observer.evaluate()
         ending = _ending(state, settings, start)
-    if state.clock.step != saved:
+    young = ending == "stopped" and time.monotonic() - saved_at < YOUNG
+    if state.clock.step != saved and not young:
         observer.save()
     return ending
 

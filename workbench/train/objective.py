@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workbench.divergence import Options, Scored, fused_loss, generic_loss
 from workbench.engine.engine import Engine
+from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import TokenStats
 from workbench.train.batches import Denominators, Entry, token_rows
@@ -37,7 +38,7 @@ def objective(
     Terms that can be written for the fused loop go through it together; the rest take the generic path. The
     vocabulary exists for one chunk of tokens at a time on both.
     """
-    device, temperature = engine.settings.device, recipe.sampling.temperature
+    device, temperature = engine.settings.device, recipe.temperature
     completions = [e.tokens for e in batch]
     with torch.set_grad_enabled(grad):
         student = engine.score("student", [e.student_prompt for e in batch], completions)
@@ -48,13 +49,24 @@ def objective(
     parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
     scored = Scored(student, engine.head("student", temperature))
     weight = recipe.token_weight
-    gates = [w for w in (weight, *(term.token_weight for term in recipe.terms)) if w is not None]
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
     out = compute(
         scored,
         privileged,
         rows,
         parts,
-        Options(token_weight=weight, entropies=any(gate.entropies for gate in gates), grad=grad),
+        Options(
+            token_weight=weight, entropies=any(map(reads_entropies, (weight, *(p.gate for p in parts)))), grad=grad
+        ),
     )
-    return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), out.stats, out.turned)
+    stats = out.stats if rows.temperature is None else _as_read(batch, out.stats)
+    return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), stats, out.turned)
+
+
+def _as_read(batch: Sequence[Entry], stats: TokenStats) -> TokenStats:
+    """Where tokens have temperatures of their own: what both roles found of them without."""
+    readings = [entry.reading for entry in batch if entry.reading is not None]
+    student = torch.cat([reading.student_logp for reading in readings])
+    teacher = [reading.teacher_logp for reading in readings if reading.teacher_logp is not None]
+    like = stats.student_logp
+    return replace(stats, student_logp=student.to(like), teacher_logp=torch.cat(teacher).to(like) if teacher else None)

@@ -38,7 +38,7 @@ def read(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Reading]
 
 def _readings(recipe: Recipe, engine: Engine, batch: Sequence[Entry]) -> Iterator[Reading]:
     completions = [e.tokens for e in batch]
-    prompts, temperature = [e.student_prompt for e in batch], recipe.sampling.temperature
+    prompts, temperature = [e.student_prompt for e in batch], recipe.temperature
     student = Scored(engine.score("student", prompts, completions), engine.head("student", temperature))
     teacher = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
     rows = token_rows(batch, engine.settings.device)

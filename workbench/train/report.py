@@ -109,7 +109,8 @@ class StepReport:
         means = tuple(
             float(v[c].mean()) if bool(c.any()) else float("nan") for v, c in zip(values, counted, strict=True)
         )
-        sampled = torch.isfinite(behaviour - logp)
+        # At another temperature than it was sampled at a token's log-prob is another number, and no gap.
+        sampled = torch.isfinite(behaviour - logp) & (recipe.temperature == recipe.sampling.temperature)
         turned = [s.turned for s in signals if s.turned is not None]
         return cls(
             step=step,

@@ -19,7 +19,7 @@ import re
 import secrets
 import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from typing import Any
 from workbench.errors import Interrupted, UsageError, nearest
 from workbench.text import printable
 from workbench.train.interrupts import disk_error, identity, lock, read_json, sync, writable, write_file
+from workbench.train.log_file import logging_to
 from workbench.train.reporting import ENDINGS
 from workbench.train.reporting import RunView as RunView
 from workbench.train.reporting import list_runs as list_runs
@@ -176,7 +177,7 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock(path))
             _keep_log(path)
-            stack.enter_context(_logging_to(path / "run.log"))
+            stack.enter_context(logging_to(path / "run.log"))
             self.metrics = stack.enter_context(contextlib.closing(JsonLines(path / "metrics.jsonl")))
             self.rollouts = stack.enter_context(contextlib.closing(JsonLines(path / "rollouts.jsonl")))
             self._open = stack.pop_all()
@@ -318,33 +319,3 @@ def _keep_log(path: Path) -> None:
         (path / "logs").mkdir(exist_ok=True)
         taken = (path / "logs" / f"attempt-{i}.log" for i in range(1, 10**6))
         (path / "run.log").rename(next(p for p in taken if not p.exists()))
-
-
-class _Formatter(logging.Formatter):
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), lines=True)
-
-
-class _Handler(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk must not fill the terminal too."""
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Everything this package says, and what libraries warn of, goes to a file in ASCII."""
-    handler = _Handler(path, encoding="ascii", errors="backslashreplace", delay=True)
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    ours, root = logging.getLogger("workbench"), logging.getLogger()
-    level = ours.level
-    ours.setLevel(min(level or logging.INFO, logging.INFO))
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-        ours.setLevel(level)

@@ -94,7 +94,8 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
         grad_norm = engine.update(now.optimizer) if kept else 0.0
 
     # 6. Remember: what was written, what was measured; the teacher moves or does not.
-    state.replay.admit([r for r in rollouts if r.weights_version == version], now.rollouts.remembers)
+    fresh = [r for r in rollouts if r.author == "student" and r.weights_version == version]
+    state.replay.admit(fresh, now.rollouts.remembers)
     state.trained += sum(len(s.values[0]) for s in signals)
     state.memory.observe(recipe, state.clock, Seen(loss=total_loss(signals)))
     state.clock = Clock(state.clock.step + 1, state.clock.total)

@@ -44,8 +44,8 @@ class Reporter(Protocol):
     def step(self, line: StepLine) -> None:
         """A step is done."""
 
-    def rollout(self, judged: Judged) -> None:
-        """A rollout worth a look."""
+    def rollout(self, judged: Judged, before: Sequence[str] = ()) -> None:
+        """A rollout worth a look, beside what was written for its problem the last time it came."""
 
     def note(self, text: str) -> None:
         """An alarm, a warning, a fallback: shown by every reporter."""
@@ -101,7 +101,7 @@ class Quiet:
     def step(self, line: StepLine) -> None:
         """Nothing."""
 
-    def rollout(self, judged: Judged) -> None:
+    def rollout(self, judged: Judged, before: Sequence[str] = ()) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -148,9 +148,9 @@ class Json(Quiet):
         """Event `step`."""
         self._event("step", **line.as_dict())
 
-    def rollout(self, judged: Judged) -> None:
+    def rollout(self, judged: Judged, before: Sequence[str] = ()) -> None:
         """Event `rollout`."""
-        self._event("rollout", **_rollout(judged))
+        self._event("rollout", **_rollout(judged), before=list(before))
 
     def note(self, text: str) -> None:
         """Event `note`."""
@@ -203,7 +203,7 @@ class Live(Quiet):
         """One more row."""
         self._steps.append(line.text())
 
-    def rollout(self, judged: Judged) -> None:
+    def rollout(self, judged: Judged, before: Sequence[str] = ()) -> None:
         """Replaces the one shown."""
         shown = _rollout(judged)
         lines = shown["text"].split("\n")
@@ -211,7 +211,8 @@ class Live(Quiet):
         head = f"{shown['status']}  problem {shown['problem']}  {shown['tokens']} tokens  {shown['reason']}"
         # A line of a thousand words would push the steps off the screen.
         body = [line[: 2 * NARROWEST] for line in (printable(head), *lines[:ROLLOUT_LINES])]
-        self._shown = "\n".join([*body, *more])
+        earlier = [f"before: {text}"[: 2 * NARROWEST] for text in map(_one_line, before[:1])]
+        self._shown = "\n".join([*body, *more, *earlier])
 
     def note(self, text: str) -> None:
         """Above the screen."""
@@ -285,6 +286,10 @@ def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.get_terminal_size(stream.fileno()).columns
     return NARROWEST
+
+
+def _one_line(text: str) -> str:
+    return printable(text.replace("\n", " / "))
 
 
 def _rollout(judged: Judged) -> dict[str, Any]:
