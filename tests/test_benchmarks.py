@@ -58,9 +58,7 @@ def test_rows_that_need_no_peer_are_measured_and_the_rest_say_why(tiny_folder, t
 @pytest.mark.slow
 def test_every_row_runs(tiny_folder, tmp_path) -> None:
     _, kept = measured(tmp_path, tiny_folder, "step,kl,memory,padded,frozen,sparse,error,decode")
-    assert list(kept["rows"]) == [*["kl", "memory", "padded", "frozen", "sparse", "error", "decode", "step"]], (
-        "as the table has them"
-    )
+    assert list(kept["rows"]) == ["kl", "memory", "padded", "frozen", "sparse", "error", "decode", "step"]
     assert any("all wrote the same" in note for note in kept["rows"]["decode"]["notes"])
     assert kept["rows"]["step"]["skipped"] == ["not asked for"]
     errors = kept["rows"]["error"]["claims"]
