@@ -43,7 +43,11 @@ class Process:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
         )
-        self.retained = self._read()["retained"]
+        try:
+            self.retained = self._read()["retained"]
+        except RuntimeError:
+            self.stop()
+            raise
 
     def ask(self, word: str) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -59,9 +63,10 @@ class Process:
         return json.loads(line)
 
     def stop(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            if self.process.stdin is not None:
-                self.process.stdin.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
         self.process.wait()
         if self.log is not None:
             self.log.close()
@@ -101,7 +106,8 @@ def running(ways: dict[str, Way], found: Measured) -> Iterator[dict[str, Process
                 found.retained = process.retained
             except RuntimeError as error:
                 found.skipped[name] = str(error)
-                processes.pop(name, None)
+                if name in processes:
+                    processes.pop(name).stop()
         yield processes
     finally:
         for process in processes.values():

@@ -45,7 +45,7 @@ def step(bench: Bench) -> Row:
     ways = {OURS: Way("with_models:Step", {"model": bench.model, "count": count, "tokens": tokens})}
     for name, checkpointing in ((TRL, True), (PLAIN_TRL, False)):
         given = {"work": str(path), "tokens": tokens, "checkpointing": checkpointing}
-        ways[name] = Way("with_sdft:Step", given, bench.peers)
+        ways[name] = Way("with_sdft:Step", given, bench.peers, bytes=int((3 if checkpointing else 5) * 1e9))
     found = paired(ways, bench.repeat)
     _same(row, found)
     label = f"{count} problems, at most {tokens} new tokens"

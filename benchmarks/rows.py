@@ -60,7 +60,7 @@ class Row:
     def add(self, label: str, found: Measured, claims: Sequence[tuple[str, str, str, dict[str, float]]]) -> None:
         """Ratios (what, over, under, requirement) of one set of paired repetitions."""
         self.ways[label] = {
-            name: {"seconds": seconds, **found.warm.get(name, {})} for name, seconds in found.seconds.items()
+            name: {"seconds": seconds, "first": found.warm[name]} for name, seconds in found.seconds.items()
         }
         self.skipped += [f"{label}: {name}: {why}" for name, why in found.skipped.items()]
         for what, over, under, required in claims:
