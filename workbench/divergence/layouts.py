@@ -82,9 +82,9 @@ class Layout(ABC):
         """The tiles in the pieces that one pass of `function` is made over."""
         return self.blocks()
 
-    @abstractmethod
     def whole(self) -> Iterator[Block]:
         """The tiles in pieces that hold the whole vocabulary of some tokens, in the tokens' order."""
+        return self.blocks()
 
     def step(self, making: Making, asked: Asked, sink: Sink) -> Step:
         """What every block of the gradient is used by."""
@@ -297,10 +297,6 @@ class Rows(Layout):
     def blocks(self) -> Iterator[Block]:
         """The whole vocabulary, some of the tokens."""
         return self._tokens(max(1, GPU_BLOCK // self.held))
-
-    def whole(self) -> Iterator[Block]:
-        """The same: rows are whole."""
-        return self.blocks()
 
     def passes(self, function: Callable[..., Any], asked: Any) -> Iterator[Block]:
         """One, if nothing is kept between operations."""
