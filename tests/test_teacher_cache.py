@@ -219,6 +219,17 @@ def test_files_of_another_teacher_are_refused(at, models, capsys) -> None:
     assert "is not the head the cache was made with" in told(capsys)
 
 
+def test_a_run_is_resumed_with_the_rows_it_began_with(at, capsys) -> None:
+    """The same teacher, asked again about other completions: what it said is part of the run."""
+    assert at.cache("teacher", "--hidden", "--out", "c") == 0
+    assert at.run("c", "--name", "a", "--steps", "2") == 0
+    assert at.run("c", "--name", "a", "--steps", "3", "--resume") == 0
+    assert at.cache("teacher", "--hidden", "--out", "more", "--limit", "7") == 0
+    shutil.copy("more/rows-00000.parquet", "c/rows-00000.parquet")
+    assert at.run("c", "--name", "a", "--steps", "4", "--resume") == 2
+    assert "the teacher is not the one the run started with" in told(capsys)
+
+
 def test_another_tokenizer_is_refused(at, models, capsys) -> None:
     assert at.cache("teacher", "--hidden", "--out", "c") == 0
     path = Path("c/tokenizer/tokenizer.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor
 
 from workbench.divergence import Head, Scored, SparseTeacher
-from workbench.engine.cache_format import MANIFEST, Key, Manifest, file_hash, files, ids_hash, open_rows, unpacked
+from workbench.engine.cache_format import (
+    MANIFEST,
+    Key,
+    Manifest,
+    file_hash,
+    files,
+    footer_hash,
+    open_rows,
+    unpacked,
+)
 from workbench.engine.loading import load_tokenizer
 from workbench.engine.speakers import Speaker
 from workbench.engine.teachers import Beside, External, Teaching
@@ -35,6 +45,7 @@ class Cached(External):
         self.folder = Path(source).expanduser()
         self.manifest = Manifest.read(self.folder)
         self._files = [open_rows(path, self.manifest.identity) for path in files(self.folder)]
+        self._footers = [footer_hash(path) for path in files(self.folder)]
         self._places: dict[Key, tuple[int, int, int]] = {}
         self._prompts: dict[tuple[str, bool], set[str]] = {}
         self._written: dict[tuple[str, int], tuple[int, int, int]] = {}
@@ -117,7 +128,7 @@ class Cached(External):
             "source": self.source,
             "kind": self.kind,
             "model": identity.model,
-            "fingerprint": ids_hash([ord(c) for c in repr(identity)]),
+            "fingerprint": hashlib.sha256(repr([identity, *self._footers]).encode()).hexdigest(),
             "weights_sha256": identity.weights_sha256,
             "stop_ids": sorted(self._stops),
             "chat_template": self._spoken().tokenizer.chat_template,

@@ -11,16 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.divergence import Head
+from workbench.divergence import Head, Scored, SparseTeacher
 from workbench.engine.cache_format import MANIFEST, Identity, Manifest, file_hash, ids_hash, packed
 from workbench.engine.engine import Engine
 from workbench.engine.roles import fingerprint
 from workbench.engine.speakers import Speaker
 from workbench.engine.vocabularies import real_size, tokenizer_hash
 from workbench.errors import InputError
-
-_CHUNK = 256
-"""Tokens whose logits exist at once."""
 
 
 def identity_of(engine: Engine, *, top_k: int | None, temperature: float, dtype: str) -> Identity:
@@ -123,14 +120,10 @@ def likeliest(states: Tensor, head: Head, completion: Sequence[int], k: int) -> 
     size = len(head.weight)
     if k >= size:
         raise InputError(f"--top-k {k}: there are {size} tokens. All of them are hidden states: use --hidden.")
-    out: dict[str, list[Any]] = {name: [] for name in ("ids", "logp", "tail_logp", "target_logp", "entropy")}
-    written = torch.tensor(list(completion), device=states.device)
-    for rows in torch.split(torch.arange(len(states)), _CHUNK):
-        logp = head.logits(states[rows].to(torch.promote_types(states.dtype, torch.float32))).log_softmax(-1)
-        values, ids = logp.topk(k, -1)
-        out["ids"] += ids.flatten().tolist()
-        out["logp"] += values.flatten().tolist()
-        out["tail_logp"] += logp.scatter(-1, ids, -torch.inf).logsumexp(-1).tolist()
-        out["target_logp"] += logp.gather(-1, written[rows][:, None])[:, 0].tolist()
-        out["entropy"] += torch.special.entr(logp.exp()).sum(-1).tolist()
-    return out
+    written = torch.tensor(list(completion), dtype=torch.long, device=states.device)
+    top = SparseTeacher.of(Scored(states, head), k, written=written)
+    assert top.tail_logp is not None
+    assert top.entropy is not None
+    assert top.target_logp is not None
+    per_row = {"tail_logp": top.tail_logp, "entropy": top.entropy, "target_logp": top.target_logp}
+    return {name: x.flatten().tolist() for name, x in {"ids": top.ids, "logp": top.logp, **per_row}.items()}

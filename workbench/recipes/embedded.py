@@ -98,7 +98,6 @@ def _taught(recipe: Recipe, **changes: object) -> Setting:
 
 _CHANGED: dict[str, dict[str, object]] = {
     "opd": {"rollouts": OnPolicy(), "reduction": "token"},
-    "iw_opd": {"rollouts": OnPolicy()},
     "fast_opd": {"rollouts": OnPolicy(horizon=Growing(start=4, increase=1, limit=16))},
     "paced": {"curriculum": BetaKernel(rollouts=2)},
 }
