@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch
 import verifiers
 from verifiers import Verdict
 from workbench.divergence import JSD, ForwardKL, ReverseKL, TopK
+from workbench.divergence.transforms import Rest
 from workbench.parts.advantages import GroupCentred
 from workbench.parts.contexts import question, with_solution
 from workbench.parts.gates import Correct
@@ -77,6 +78,17 @@ RECIPES = {
     "divergence": recipe(),
     "two terms": recipe(terms=(Distill(ForwardKL(), coef=0.7), SampledReverseKL(coef=0.2, clip=1.0))),
     "top-k, generic": recipe(terms=(Distill(ReverseKL(), transforms=(TopK(5),)), Distill(ForwardKL()))),
+    **{
+        f"top-k alone, {rest}": recipe(
+            terms=(
+                Distill(ForwardKL(), transforms=(TopK(5, rest=rest),), token_weight=EntropyAbove(2.0)),
+                Distill(JSD(), transforms=(TopK(5, rest=rest),), token_clip=2.0),
+                SampledReverseKL(coef=0.3),
+            )
+        )
+        for rest in get_args(Rest)
+    },
+    "top-k of more than there is": recipe(terms=(Distill(ReverseKL(), transforms=(TopK(5000),)),)),
     "two authors": recipe(
         rollouts=Together((ByTeacher(2), OnPolicy(1))),
         terms=(CrossEntropy(where=by_teacher), Distill(ReverseKL(), where=by_student)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import torch
 from tests.conftest import TEMPLATE, build_tiny
 from workbench import cache_teacher, opsd
 from workbench.divergence import Head
+from workbench.divergence.transforms import Rest
 from workbench.engine.caching import likeliest
 from workbench.engine.distillkit import Bin, Compression
 from workbench.engine.loading import load
@@ -183,6 +185,17 @@ def test_the_sampled_token_needs_no_more_than_the_likeliest(at) -> None:
     assert at.numbers("read")[0]["loss"] == pytest.approx(at.numbers("live")[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("rest", get_args(Rest))
+def test_a_term_on_the_likeliest_trains_from_them_as_from_the_teacher(at, rest) -> None:
+    """The cache may hold more than the term compares; to the rounding of a log-prob it stored."""
+    narrow = ["--set", f"terms.0.transforms=(TopK(5, rest={rest!r}),)", "--steps", "2"]
+    assert at.cache("teacher", "--top-k", "9", "--out", "k") == 0
+    assert at.run("teacher", "--name", "live", *narrow) == 0
+    assert at.run("k", "--name", "read", *narrow) == 0
+    for read, live in zip(at.numbers("read"), at.numbers("live"), strict=True):
+        assert read == {key: pytest.approx(x, rel=1e-4) for key, x in live.items()}
+
+
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +263,8 @@ def test_another_tokenizer_is_refused(at, models, capsys) -> None:
     [
         (["--set", "rollouts=OnPolicy()"], "scores completions that the student writes as it learns"),
         (["--set", "rollouts=ByTeacher()"], "needs texts the teacher wrote"),
-        (["--set", "terms.0.transforms=(TopK(5),)"], "needs its whole distributions"),
+        (["--set", "terms.0.transforms=(TopK(5, support='student'),)"], "needs its whole distributions"),
+        (["--set", "terms.0.transforms=(TopK(5),)"], "knows 4 entries a token"),
     ],
 )
 def test_a_recipe_that_asks_for_more_is_refused_before_anything_is_written(at, capsys, flags, words) -> None:
@@ -258,7 +272,7 @@ def test_a_recipe_that_asks_for_more_is_refused_before_anything_is_written(at, c
     assert at.run("k", "--name", "a", *flags) == 2
     said = told(capsys)
     assert words in said
-    assert "a cache of its 4 likeliest" in said
+    assert "--teacher" in said
     assert not Path("runs").exists()
 
 

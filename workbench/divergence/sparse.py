@@ -76,6 +76,20 @@ class SparseTeacher:
                 ' Use K >= 2, or rest="bucket".'
             )
 
+    def cut(self, k: int, rest: Rest) -> SparseTeacher:
+        """Its k likeliest entries, with another `rest`; what is dropped joins the tail. UsageError for k > K."""
+        if k > self.ids.shape[1]:
+            raise UsageError(
+                f"A sparse teacher knows {self.ids.shape[1]} entries a token, and {k} are compared. The others are in"
+                f" its tail. Compare at most {self.ids.shape[1]}, or keep more of the teacher."
+            )
+        if k == self.ids.shape[1]:
+            return replace(self, rest=rest)
+        logp, order = self.logp.sort(-1, descending=True)
+        gone = logp[:, k:].clamp(min=LOG_FLOOR).logsumexp(-1)
+        tail = None if self.tail_logp is None else torch.logaddexp(self.tail_logp, gone)
+        return replace(self, ids=self.ids.gather(-1, order)[:, :k], logp=logp[:, :k], rest=rest, tail_logp=tail)
+
     @property
     def kept(self) -> Tensor:
         """(n, K): which entries are there."""

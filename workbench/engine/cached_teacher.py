@@ -69,6 +69,11 @@ class Cached(External):
             given.add("text")
         return frozenset(given)
 
+    @property
+    def entries(self) -> int | None:  # type: ignore[override]
+        """The K it was asked for."""
+        return self.manifest.identity.top_k
+
     def _index(self) -> None:
         columns = ["problem", "index", "author", "prompt_sha256", "tokens"]
         for number, file in enumerate(self._files):

@@ -16,7 +16,7 @@ import torch
 
 from workbench.errors import RecipeError, UsageError
 from workbench.parts.refresh import EXTERNAL, FROZEN
-from workbench.parts.terms import Term
+from workbench.parts.terms import Term, on_support
 from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import Capability
@@ -50,6 +50,11 @@ class Gives(Protocol):
         ...
 
     @property
+    def entries(self) -> int | None:
+        """How many entries of a distribution it knows; None: all."""
+        ...
+
+    @property
     def recorded(self) -> bool:
         """Whether it knows only completions that were recorded."""
         ...
@@ -58,7 +63,7 @@ class Gives(Protocol):
 def needed(recipe: Recipe) -> dict[Capability, str]:
     """What a recipe asks of its teacher, and which part of it asks."""
     asked: dict[Capability, str] = {}
-    for term in recipe.terms:
+    for term in on_support(recipe.terms)[0]:
         name = type(term).__name__
         if {"teacher", "teacher_logp"} & term.needs:
             asked.setdefault(_looks_at(term), name)
@@ -88,7 +93,12 @@ def fits(recipe: Recipe, teacher: Gives) -> bool:
     """Whether the teacher is enough for the recipe and of use to it."""
     asked = needed(recipe)
     onward = teacher.recorded and recipe.needs_teacher and "student" in recipe.rollouts.authors
-    return bool(asked) and asked.keys() <= teacher.capabilities and not onward
+    return bool(asked) and asked.keys() <= teacher.capabilities and not onward and not _misses(recipe, teacher)
+
+
+def _misses(recipe: Recipe, teacher: Gives) -> bool:
+    support = on_support(recipe.terms)[1]
+    return support is not None and teacher.entries is not None and teacher.entries < support.k
 
 
 def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
@@ -111,6 +121,11 @@ def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
         raise RecipeError(
             f"recipe {recipe.name} needs more than --teacher {teacher.source} gives. {wants}; {teacher.kind} gives "
             f"{gives}. {_instead(teacher)}"
+        )
+    if _misses(recipe, teacher):
+        raise RecipeError(
+            f"recipe {recipe.name} compares {on_support(recipe.terms)[1]}. --teacher {teacher.source} knows "
+            f"{teacher.entries} entries a token. Cache at least as many, or change the term's TopK with --set."
         )
     if not fits(recipe, teacher):
         raise RecipeError(

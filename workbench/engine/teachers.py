@@ -69,6 +69,7 @@ class External(ABC):
     kind: str
     capabilities: frozenset[Capability]
     recorded = True
+    entries: int | None = None
 
     def __init__(self, source: str) -> None:
         """`source` is what --teacher said."""

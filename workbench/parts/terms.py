@@ -8,13 +8,13 @@ gradient where the logits live if the description says how; a part that is only 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 
-from workbench.divergence import Divergence, Part, Transform
+from workbench.divergence import Divergence, Part, TopK, Transform
 from workbench.errors import RecipeError
 from workbench.parts.schedules import Scalar
 from workbench.parts.weights import TokenWeight
@@ -106,6 +106,19 @@ class Distill:
         if self.transforms:
             return Part(weight=weight, term=self, gate=self.token_weight)
         return Part(weight=weight, divergence=self.divergence, token_clip=self.token_clip, gate=self.token_weight)
+
+
+def on_support(terms: Sequence[Term]) -> tuple[tuple[Term, ...], TopK | None]:
+    """The terms without the one `TopK` on the teacher's side through which all that compare look, and it; or as given.
+
+    A comparison on the teacher's likeliest entries is one with a teacher that says no more (`SparseTeacher`): three
+    products instead of whole distributions, and a cache of that many entries is enough.
+    """
+    looking = [term for term in terms if term.part(torch.ones(1)).sampled is None]
+    seen = {term.transforms if isinstance(term, Distill) else () for term in looking}
+    if len(seen) != 1 or len(only := seen.pop()) != 1 or not isinstance(only[0], TopK) or only[0].support != "teacher":
+        return tuple(terms), None
+    return tuple(replace(t, transforms=()) if isinstance(t, Distill) else t for t in terms), only[0]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from workbench.divergence import Options, Scored, fused_loss, generic_loss
+from workbench.divergence import Options, Scored, SparseTeacher, TokenRows, fused_loss, generic_loss
 from workbench.engine.engine import Engine
+from workbench.engine.teachers import Teaching
+from workbench.parts.terms import Term, on_support
 from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import TokenStats
@@ -46,8 +48,10 @@ def objective(
     if recipe.needs_teacher:
         privileged = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
     rows = token_rows(batch, device)
-    parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(recipe.terms)]
-    scored = Scored(student, engine.head("student", temperature))
+    scored, terms = Scored(student, engine.head("student", temperature)), tuple(recipe.terms)
+    if rows.temperature is None:
+        terms, privileged = _seen(terms, privileged, scored, rows)
+    parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(terms)]
     weight = recipe.token_weight
     compute = generic_loss if any(part.term is not None for part in parts) else fused_loss
     out = compute(
@@ -61,6 +65,18 @@ def objective(
     )
     stats = out.stats if rows.temperature is None else _as_read(batch, out.stats)
     return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), stats, out.turned)
+
+
+def _seen(
+    terms: tuple[Term, ...], teacher: Teaching | None, student: Scored, rows: TokenRows
+) -> tuple[tuple[Term, ...], Teaching | None]:
+    """The same comparison with a teacher that says no more than the terms look at, where there is such a one."""
+    narrow, support = on_support(terms)
+    if teacher is None or support is None or support.k >= len(student.head.weight):
+        return terms, teacher
+    if isinstance(teacher, Scored):
+        return narrow, SparseTeacher.of(teacher, support.k, written=rows.ids, rest=support.rest)
+    return narrow, teacher.cut(support.k, support.rest)
 
 
 def _as_read(batch: Sequence[Entry], stats: TokenStats) -> TokenStats:
