@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from workbench.train.run_directory import read_jsonl
 
 FLAGS = "--model smollm2 --limit 24 --batch 2 --steps 2 --eval-problems 2 --progress quiet --save-every 100"
 EXTERNAL = sorted(name for name, recipe in ALL.items() if recipe.refresh.external)
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path):
+    """A run holds a gigabyte and a half, and pytest keeps the folders of its last runs."""
+    yield
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
