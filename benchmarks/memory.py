@@ -19,12 +19,10 @@ class Peak(TorchDispatchMode):
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.known.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor) and not x.is_mkldnn)
+        self.known.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))
         out = function(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if not isinstance(tensor, Tensor) or tensor.is_mkldnn:  # an opaque copy of an operand: small, and uncounted
-                continue
-            if (key := tensor.untyped_storage()._cdata) not in self.known:
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self.known:
                 storage = tensor.untyped_storage()
                 self.known.add(key)
                 self.alive += storage.nbytes()

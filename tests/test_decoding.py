@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from workbench.divergence.products import has_constant
 from workbench.engine import packed as packing
 from workbench.engine import prefill
 from workbench.engine.engine import Engine, EngineSettings, base_model, decoder, head_of
@@ -129,7 +128,7 @@ def forwards(engine: Engine) -> list[Any]:
     return [m.__dict__.get("forward") for m in engine.student.modules() if isinstance(m, nn.Linear)]
 
 
-@pytest.mark.skipif(not has_constant(), reason="this torch has no packed products")
+@pytest.mark.skipif(not packing._supported(), reason="this torch has no packed products")
 def test_packed_weights_give_the_same_and_leave_no_trace(tiny, monkeypatch) -> None:
     engine = tiny(dtype=torch.float32)
     stack, head = decoder(engine.student), head_of(engine.student)
@@ -148,7 +147,7 @@ def test_packed_weights_give_the_same_and_leave_no_trace(tiny, monkeypatch) -> N
     assert [row.tokens for row in run(engine, PROMPTS["mixed"])] == fast
 
 
-@pytest.mark.skipif(not has_constant(), reason="this torch has no packed products")
+@pytest.mark.skipif(not packing._supported(), reason="this torch has no packed products")
 def test_a_step_of_training_reaches_what_is_decoded_next(tiny) -> None:
     """Packed weights live as long as one call: afterwards the model is trained, and decodes what it has become."""
     engine = tiny(dtype=torch.float32)

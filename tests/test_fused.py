@@ -598,11 +598,6 @@ def test_misfits_are_refused_by_name() -> None:
 # Costs.
 
 
-def has_storage(x: object) -> bool:
-    """oneDNN's own order of an operand is a tensor without one: a copy of a few tokens' hidden states here."""
-    return isinstance(x, Tensor) and not x.is_mkldnn
-
-
 class Ledger(TorchDispatchMode):
     """Multiply-adds of matrix products, and the peak of bytes alive that were allocated inside."""
 
@@ -612,16 +607,14 @@ class Ledger(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self._known.update(x.untyped_storage()._cdata for x in args if has_storage(x))  # came from outside
+        self._known.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))  # came from outside
         out = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
         if name in ("mm", "addmm", "addmm_"):
             a, b = args[-2:]
             self.products += a.shape[0] * a.shape[1] * b.shape[1]
-        elif name == "_linear_pointwise":  # what oneDNN does with a constant operand
-            self.products += args[0].numel() * args[1].shape[0]
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if has_storage(tensor):
+            if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         return out
 

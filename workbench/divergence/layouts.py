@@ -30,7 +30,6 @@ from workbench.divergence.heads import (
 )
 from workbench.divergence.kernels import Asked, Look, Making, Marks, Step, Sums, scanned, stored, through
 from workbench.divergence.loss import Call
-from workbench.divergence.products import into
 from workbench.divergence.tiles import Apart, Block, Running, Scan, Sink, Tiles, Work
 
 CPU_CHUNK = 256
@@ -160,10 +159,9 @@ class Columns(Layout):
         head, gain = scored.head, inner(scored.head)
         columns = times(scored.hidden.to(self.dtype), gain).t()
         low = None if head.low_rank is None else head.low_rank.down.to(self.dtype) @ columns * head.low_rank.scale
-        multiplied = into(columns, rows=CPU_BLOCK // max(1, self.n))
         for block in self.blocks():
             lo, hi = block.lo, block.hi
-            z = multiplied(head.weight[lo:hi].to(self.dtype), tile[lo:hi])
+            z = torch.mm(head.weight[lo:hi].to(self.dtype), columns, out=tile[lo:hi])
             if head.low_rank is not None and low is not None:
                 z.addmm_(head.low_rank.up[lo:hi].to(self.dtype), low)
             if head.bias is not None:

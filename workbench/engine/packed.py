@@ -10,36 +10,65 @@ must be the same after a resume: the size of the memory, never what is free of i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from workbench.divergence import Head
-from workbench.divergence.products import constant, fits
 
 Projection = Callable[[Tensor], Tensor]
 
 _SHARE = 16
 """The copy may take one part in this many of the machine's memory."""
+_ROWS = 32
+"""The number of rows the layout is made for; others work."""
 
 
 @contextlib.contextmanager
 def packed(decoder: nn.Module, head: Head) -> Iterator[Projection]:
     """Run the decoder's linear layers on packed weights, without gradient; gives what turns hidden states to logits."""
-    layers = [m for m in decoder.modules() if type(m) is nn.Linear and "forward" not in m.__dict__ and fits(m.weight)]
+    layers = [m for m in decoder.modules() if type(m) is nn.Linear and "forward" not in m.__dict__ and _fits(m.weight)]
     plain = head.bias is None and head.softcap is None and head.scale == head.temperature == 1.0
-    weights = [m.weight for m in layers] + ([head.weight] if plain and fits(head.weight) else [])
-    if not weights or _SHARE * sum(w.nbytes for w in weights) > _memory():
+    weights = [m.weight for m in layers] + ([head.weight] if plain and _fits(head.weight) else [])
+    if not weights or not _supported() or _SHARE * sum(w.nbytes for w in weights) > _memory():
         yield head.logits
         return
     try:
         for layer in layers:  # an attribute of the instance hides the method of its class
-            layer.__dict__["forward"] = constant(layer.weight, layer.bias)
-        yield constant(head.weight) if len(weights) > len(layers) else head.logits
+            layer.__dict__["forward"] = _product(layer.weight, layer.bias)
+        yield _product(head.weight, None) if len(weights) > len(layers) else head.logits
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+
+
+def _product(weight: Tensor, bias: Tensor | None) -> Projection:
+    """What maps x to x W^T + b."""
+    ops = torch.ops.mkldnn
+    order = ops._reorder_linear_weight(weight.detach(), _ROWS)
+    offset = None if bias is None else bias.detach()
+
+    def product(x: Tensor) -> Tensor:
+        return ops._linear_pointwise(x, order, offset, "none", [], "")
+
+    return product
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
+
+
+@functools.cache
+def _supported() -> bool:
+    """Whether this torch has the operator and it is right."""
+    x, weight = torch.ones(2, 3), nn.Parameter(torch.arange(12.0).view(4, 3))
+    try:
+        return bool(torch.equal(_product(weight, None)(x), x @ weight.detach().t()))
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def _memory() -> int:
