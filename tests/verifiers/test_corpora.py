@@ -7,9 +7,7 @@ import verifiers
 from .conftest import Problem
 
 # Cases we judge otherwise than the corpus, each with the reason. All are refusals; a false acceptance is never listed.
-KNOWN_GAPS = {
-    "hostile_19": "2,000 nested braces are beyond the cap on an answer's length; the corpus allows refusing them",
-}
+KNOWN_GAPS: dict[str, str] = {}
 
 PROSE = (
     "They add up.\n\nSo the final answer is $\\boxed{{{}}}$.",

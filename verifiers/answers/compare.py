@@ -3,6 +3,8 @@
 | policy | reason |
 |---|---|
 | bare lists and sets are unordered, tuples, matrices and intervals exact | their notation says so |
+| named values equal a bare list only if they are values of one name, x_1 and x_2 being values of x | \
+a list without names does not tell which value is whose |
 | a bracketed vector, a column and a row with the same entries are one | vectors are written each way |
 | a missing unit, base or name is accepted, another one is not, nothing is converted | the question fixed it |
 | `50%` is 0.5, and 50 where the other side has no per cent sign | the sign is also used as a unit |
@@ -105,7 +107,7 @@ def squeezed(text: str) -> str:
 def _quantities(a: Quantity, b: Quantity, ask: Oracle) -> bool:
     if a.base != b.base and a.base and b.base:
         return False
-    if (a.base or b.base) and (a.value is None or a.value != b.value):
+    if (a.base or b.base) and (a.node if a.value is None else a.value) != (b.node if b.value is None else b.value):
         return False
     a, b = _in_letters(a, b.unit), _in_letters(b, a.unit)
     if a.unit.conflicts(b.unit):
@@ -184,11 +186,17 @@ def _in_order(a: Sequence[Form], b: Sequence[Form], ask: Oracle) -> bool:
 def _manies(a: Many, b: Many, ask: Oracle) -> bool:
     if a.braces and b.braces:
         a, b = Many(tuple(dict.fromkeys(a.items))), Many(tuple(dict.fromkeys(b.items)))
-    if len(a.items) != len(b.items):
+    if len(a.items) != len(b.items) or _names_missing(a, b) or _names_missing(b, a):
         return False
     if len(a.items) > MOST_MATCHED:
         raise Undecided("unparsed", f"unordered lists of more than {MOST_MATCHED} items")
     return matched(a.items, b.items, ask)
+
+
+def _names_missing(a: Many, b: Many) -> bool:
+    """Whether one list tells which value is whose (`a = 1, b = 2`) and the other does not: order would have to."""
+    names = {"x" if item.name.startswith("x_") else item.name for item in a.items if isinstance(item, Named)}
+    return len(names) > 1 and not all(isinstance(item, Named) for item in b.items)
 
 
 def matched(a: Sequence[Form], b: Sequence[Form], ask: Oracle) -> bool:

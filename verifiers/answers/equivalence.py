@@ -78,6 +78,7 @@ def judge(gold: str, answer: str) -> Judgement:
 
 
 def _compare(gold: str, answer: str) -> Judgement:
+    gold, answer = _unwrapped(gold), _unwrapped(answer)
     for text in (answer, gold):
         if len(" ".join(text.split())) > LONGEST:
             return Judgement("unparsed", f"longer than {LONGEST} characters")
@@ -93,6 +94,14 @@ def _compare(gold: str, answer: str) -> Judgement:
         return Judgement("wrong", f"states something else: {_kinds(stated, claimed)}", oracle.level)
     except Undecided as reason:
         return Judgement(reason.status, str(reason), oracle.level)
+
+
+def _unwrapped(text: str) -> str:
+    """Without braces around the whole of it, however many: they set nothing apart and would count as length."""
+    text = text.strip()
+    opened, closed = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
+    inside = text[opened : len(text) - closed]
+    return inside if opened == closed and not set("{}\\") & set(inside) else text
 
 
 def _read(text: str) -> Form:

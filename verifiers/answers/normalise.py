@@ -11,6 +11,8 @@ r"""From the text of an answer to what it states: plain forms, without sympy, in
 | `2 + 2 = 4` | 4 | a true equation between numbers; a false one states nothing |
 | `4 or 5`, `x = 4 \lor x = 5` | a list of two | hedging: never the same as one of them |
 | `8 apples`, `5 \text{ cm}^2` | a number with a unit | words that change the number (`or less`, `dozen`) are refused |
+| `7:30 p.m.` | 7:30, with the half of the day as its unit | a missing unit is accepted, another one is not |
+| `0.(3)` | 1/3 | a period in brackets; `0.8(3)` may be a product, and `0.333...` may go on otherwise: nothing |
 | `2516_8` | its digits, with a base | bases are units: nothing is converted |
 | integrals, sums, limits | nothing | restating the question is no answer |
 """
@@ -44,6 +46,7 @@ from verifiers.answers.statements.forms import (
 from verifiers.answers.statements.gathering import flat, gathered, spoken
 from verifiers.answers.statements.quantities import read_quantity, scaled
 from verifiers.answers.statements.regions import pieces_of, without
+from verifiers.answers.statements.spelled import spelled
 
 PLACEHOLDERS = frozenset(
     {
@@ -95,6 +98,9 @@ def read(text: str) -> Form:
     if len(text) > LONGEST:
         return Literal(text[:80], f"longer than {LONGEST} characters")
     plain = _without_stops(tidy(text))
+    whole = spelled(plain)
+    if whole is not None:
+        return whole
     try:
         head = _CHOICE_HEAD.fullmatch(plain)
         if head and not _CHOICE_HEAD.fullmatch(head[2]):
@@ -112,7 +118,8 @@ def _without_stops(text: str) -> str:
 
 def _choice(letter: str, rest: Form, text: str) -> Form:
     said = {word.lower() for word in re.findall(r"[A-Za-z]+", text)}
-    if said & _HEDGES or isinstance(rest, Choice):
+    lettered = isinstance(rest, Quantity) and rest.node[0] == "sym" and "A" <= rest.node[1] <= "J"
+    if said & _HEDGES or lettered or isinstance(rest, Choice):
         raise Unreadable("a choice with a second thought")
     return Choice(letter.upper(), rest)
 
