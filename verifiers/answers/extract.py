@@ -20,6 +20,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from verifiers.answers.dual_path import answer_field
+
 TAIL = 65_536
 """Characters of the answer region that are looked at, from its end."""
 
@@ -65,7 +67,7 @@ _HASHES = re.compile(
 _HEADING = re.compile(r"\w{1,3}[.):][ \t]+[^\W\d]")
 _SENTENCE = re.compile(r"[.!?][ \t]+(?=[A-Z])")
 _NUMBER = re.compile(r"-?\d{1,64}(?:,\d{3}){0,20}(?:\.\d{1,64})?")
-_BLANKS = re.compile(r"[ \t]{2,}|\n{3,}")
+_BLANKS = re.compile(r"([ \t])[ \t]+|(\n)\n{2,}")
 _MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
 
 
@@ -87,7 +89,7 @@ def answer_region(text: str) -> tuple[str, bool]:
     region = text[closed:]
     if len(region) > TAIL:
         # Padding with blanks would otherwise push a short answer's opening out of the window.
-        region = _BLANKS.sub(lambda run: run[0][0], region)[-TAIL:]
+        region = _BLANKS.sub(r"\1\2", region)[-TAIL:]
     return region, still_thinking
 
 
@@ -183,13 +185,40 @@ _FINDERS: dict[str, Callable[[str, bool], _Mark | None]] = {
 
 PROFILES: dict[str, tuple[str, ...]] = {
     # What an instruction asks for by name, and nothing else.
-    "strict": ("boxed", "answer_line", "hashes"),
+    "strict": ("boxed", "answer_line", "hashes", "answer_tag"),
     # Also the phrases that models use unasked; still no guessing from bare numbers.
-    "lenient": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag"),
+    "lenient": ("boxed", "answer_line", "hashes", "answer_tag", "answer_is"),
     # lm-eval's `flexible-extract`: for problems whose answer is a number and models that mark nothing (`2 + 2 = 4`).
-    "last_number": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag", "last_number"),
+    "last_number": ("boxed", "answer_line", "hashes", "answer_tag", "answer_is", "last_number"),
+    # CRISP's dual-path grader: two places, right if either is. See `dual_path`.
+    "crisp": ("answer_field", "whole_text"),
 }
 """Which marks count, by profile. `last_number` counts only where nothing is marked."""
+
+
+def candidates(text: str, profile: str = "strict", *, truncated: bool = False) -> tuple[Extraction, ...]:
+    """All texts that a profile would take for the answer: one, but two for `crisp` where both places hold one.
+
+    Args:
+        text: the completion, whatever it contains.
+        profile: a key of `PROFILES`.
+        truncated: whether the completion was cut by a length limit.
+
+    Returns:
+        At least one extraction; where there are two, both have an answer.
+
+    Raises:
+        ValueError: if the profile is unknown.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown verifier profile {profile!r}; known: {', '.join(PROFILES)}.")
+    if "whole_text" not in PROFILES[profile]:
+        return (_marked(text, profile, truncated),)
+    text = _BLANKS.sub(r"\1\2", text)[-TAIL:] if len(text) > TAIL else text
+    field, box = answer_field(text), _last_box(text, truncated)
+    whole = Extraction(box.text.strip(), "boxed") if box and box.text and box.text.strip() else _last_number(text, False)
+    found = (Extraction(field, "answer_field"), whole) if field else (whole,)
+    return tuple(each for each in found if each.answer is not None) or (whole,)
 
 
 def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> Extraction:
@@ -206,8 +235,10 @@ def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> E
     Raises:
         ValueError: if the profile is unknown (a caller's mistake, never the model's).
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown verifier profile {profile!r}; known: {', '.join(PROFILES)}.")
+    return candidates(text, profile, truncated=truncated)[0]
+
+
+def _marked(text: str, profile: str, truncated: bool) -> Extraction:
     region, still_thinking = answer_region(text)
     if still_thinking:
         return Extraction(None, "a think tag was opened and not closed", cut=True)
