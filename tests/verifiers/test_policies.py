@@ -1,4 +1,4 @@
-"""Every policy on many answers: which spellings of a gold are accepted and which neighbours are not.
+"""Every policy on its examples, and on many answers: which spellings of a gold are accepted, which neighbours are not.
 
 `policies.txt` has a class (`@`), a gold, and the answers that state it (`=`) or do not (`!`), separated by ` ;; `.
 """
@@ -11,9 +11,12 @@ from functools import lru_cache
 
 import pytest
 
+import verifiers
+from tests.documents import VERIFIERS, with_policies
 from verifiers.answers.equivalence import judge
+from verifiers.policy import POLICIES, Policy
 
-from .conftest import HERE, boxed
+from .conftest import HERE, Problem, boxed
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +35,23 @@ def _cases() -> Iterator[tuple[str, str, str, bool]]:
                 yield group, gold, answer, line.startswith("=")
         elif line:
             gold = line
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.rule[:50].encode("ascii", "replace").decode())
+def test_a_policy_is_what_happens(policy: Policy):
+    assert policy.reason
+    assert policy.examples
+    for each in policy.examples:
+        verdict = verifiers.verify(Problem(each.gold), each.text, truncated=each.truncated, profile=each.profile)
+        assert verdict.status == each.status, (each, verdict)
+
+
+def test_the_page_shows_every_policy():
+    text = VERIFIERS.read_text(encoding="utf-8")
+    assert with_policies(text) == text, "run `make docs`"
+    assert all(policy.reason.replace("|", "\\|") in text for policy in POLICIES)
+    assert all(f"`{profile}`" in text for profile in verifiers.PROFILES)
+    assert all(f"| `{status}` |" in text for status in verifiers.STATUSES)
 
 
 GROUPS = sorted({group for group, *_ in cases()})

@@ -1,17 +1,6 @@
 """Whether two read answers state the same: exact where forms allow, by an oracle where only many digits tell.
 
-| policy | reason |
-|---|---|
-| bare lists and sets are unordered, tuples, matrices and intervals exact | their notation says so |
-| named values equal a bare list only if they are values of one name, x_1 and x_2 being values of x | \
-a list without names does not tell which value is whose |
-| a bracketed vector, a column and a row with the same entries are one | vectors are written each way |
-| a missing unit, base or name is accepted, another one is not, nothing is converted | the question fixed it |
-| `50%` is 0.5, and 50 where the other side has no per cent sign | the sign is also used as a unit |
-| a decimal equals its own value; with six or more significant digits also a number without a finite \
-decimal expansion that it is the rounded or truncated form of | 0.333333 is meant as 1/3, 0.33 may not be |
-| an expression equals another where both are defined over the reals | (x^2-1)/(x-1) is x+1 almost everywhere |
-| variables are case-sensitive, words are not | X and x may both occur; Yes and yes are one |
+The choices made here, each with its reason, are the rows about comparing of `verifiers.policy`.
 """
 
 from __future__ import annotations

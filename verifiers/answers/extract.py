@@ -1,17 +1,6 @@
 r"""Which text of a completion is the answer: one table of policies, linear time, no parsing of mathematics.
 
-| policy | reason |
-|---|---|
-| only what follows the last closing think tag is read | a thought is not a statement |
-| a think tag that never closes: no answer | the completion was still thinking, whatever it wrote on the way |
-| the last mark decides, whichever kind it is | a later statement corrects an earlier one |
-| boxes are never merged, an earlier box never counts | listing candidates must not be a way to be right |
-| a box inside a box counts as the outer one | `\boxed{\boxed{42}}` is one statement |
-| a last box that never closes: no answer | its content was cut, a prefix of an answer is another answer |
-| an empty last box: no answer | it states nothing, and going back would be guessing |
-| under truncation a line mark needs its line end | `Answer: 12` may be the start of `Answer: 1234` |
-| the last number counts in the profile of that name alone | a number in passing is not an answer |
-| at most 64 kB from the end are read, 2 kB an answer | a bound on the work, far beyond any honest answer |
+The choices made here, each with its reason, are the rows about finding of `verifiers.policy`.
 """
 
 from __future__ import annotations
@@ -216,7 +205,9 @@ def candidates(text: str, profile: str = "strict", *, truncated: bool = False) -
         return (_marked(text, profile, truncated),)
     text = _BLANKS.sub(r"\1\2", text)[-TAIL:] if len(text) > TAIL else text
     field, box = answer_field(text), _last_box(text, truncated)
-    whole = Extraction(box.text.strip(), "boxed") if box and box.text and box.text.strip() else _last_number(text, False)
+    whole = (
+        Extraction(box.text.strip(), "boxed") if box and box.text and box.text.strip() else _last_number(text, False)
+    )
     found = (Extraction(field, "answer_field"), whole) if field else (whole,)
     return tuple(each for each in found if each.answer is not None) or (whole,)
 

@@ -1,20 +1,6 @@
 r"""From the text of an answer to what it states: plain forms, without sympy, in time linear in the text.
 
-| how something is written | how it is read | reason |
-|---|---|---|
-| `1,234` outside brackets | a number, and a list should the other side be one | thousands are commoner |
-| `1,23`, `(1,234)` | a list, a pair | no grouping has two digits; inside brackets commas separate |
-| `4 2`, `x3`, `2\frac{5}{3}` | nothing | two readings, both plausible |
-| `1\frac{1}{2}`, `1 1/2` | 3/2 | a mixed number needs a proper fraction |
-| `a:b` | a/b | ratios are asked for either way |
-| `x = 3`, `f(2) = 3`, `AB = 3` | the value, with its name | the name is optional, another name is another statement |
-| `2 + 2 = 4` | 4 | a true equation between numbers; a false one states nothing |
-| `4 or 5`, `x = 4 \lor x = 5` | a list of two | hedging: never the same as one of them |
-| `8 apples`, `5 \text{ cm}^2` | a number with a unit | words that change the number (`or less`, `dozen`) are refused |
-| `7:30 p.m.` | 7:30, with the half of the day as its unit | a missing unit is accepted, another one is not |
-| `0.(3)` | 1/3 | a period in brackets; `0.8(3)` may be a product, and `0.333...` may go on otherwise: nothing |
-| `2516_8` | its digits, with a base | bases are units: nothing is converted |
-| integrals, sums, limits | nothing | restating the question is no answer |
+The choices made here, each with its reason, are the rows about reading of `verifiers.policy`.
 """
 
 from __future__ import annotations
