@@ -43,7 +43,7 @@ class _Mark:
     """None: the mark was opened and never closed."""
 
 
-_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox|framebox)[ \t]*\{|\\.|[{}]", re.DOTALL)
 # At the start of a line or sentence: "we check our answer: 17 ..." marks nothing.
 _ANSWER_LINE = re.compile(
     r"(?:^|[.!?][ \t]{1,4})[ \t>*#_]{0,8}(?:(?:the|my)[ \t])?(?:final[ \t])?answer[ \t]{0,8}\*{0,2}[ \t]{0,8}[:：]",

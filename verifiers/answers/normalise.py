@@ -137,7 +137,7 @@ class _Statement:
         while hi > lo and self._is(hi - 1, "op", ".", ",", ";", "\\\\"):
             hi -= 1
         start = lo
-        while lo < hi - 1 and self.items[lo].kind == "word" and self.items[lo].text.lower() in _LEAD:
+        while lo < hi - 1 and self._leads(lo):
             lo += 1
         equals = lo < hi - 1 and (self._is(lo, "op", "=") or self._is(lo, "cmd", "approx"))
         if equals or (start < lo < hi - 1 and self._is(lo, "op", ":")):
@@ -145,6 +145,13 @@ class _Statement:
         while lo < hi and self._is(lo, "open", "{") and self.tokens.partner[lo] == hi - 1:
             lo, hi = lo + 1, hi - 1
         return lo, hi
+
+    def _leads(self, at: int) -> bool:
+        """A word that only leads up to the answer; `A` is the letter of a choice, `a` an article before a word."""
+        token = self.items[at]
+        if token.kind != "word" or token.text == "A":
+            return False
+        return token.text.lower() in _LEAD and (token.text != "a" or self.items[at + 1].kind == "word")
 
     def _is(self, at: int, kind: str, *texts: str) -> bool:
         token = self.items[at]

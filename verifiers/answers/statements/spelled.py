@@ -8,9 +8,8 @@ from fractions import Fraction
 from verifiers.answers.notation.units import Unit
 from verifiers.answers.statements.forms import Choice, Form, Quantity
 
-_CLOCK = re.compile(
-    r"(\d{1,2})(?::(\d\d))?\s?(?:\\(?:text|mathrm|mbox)\s?\{\s?)?(?:([AaPp])\.?\s?[Mm]\.?)?\s?\}?", re.ASCII
-)
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?\s?(?:([AaPp])\.?\s?[Mm]\.?)?", re.ASCII)
+_UPRIGHT = re.compile(r"\\(?:text|mathrm|mbox)\s?\{\s?([^{}]{0,16})\}")
 _LETTER = re.compile(r"([A-J])\s?[).:]")
 
 
@@ -27,11 +26,11 @@ def spelled(text: str) -> Form | None:
     letter = _LETTER.fullmatch(text)
     if letter is not None:
         return Choice(letter[1])
-    clock = _CLOCK.fullmatch(text)
+    clock = _CLOCK.fullmatch(_UPRIGHT.sub(r"\1", text).strip())
     if clock is None or not (clock[3] or clock[2] == "00"):
         return None
     hours, minutes = int(clock[1]), int(clock[2] or 0)
-    if hours > 24 or minutes > 59 or text.count("{") != text.count("}"):
+    if hours > 24 or minutes > 59:
         return None
     node = ("num", Fraction(hours), 0)
     unit = Unit(frozenset({f"{clock[3].lower()}m"}) if clock[3] else frozenset())
