@@ -84,6 +84,14 @@ def answer_region(text: str) -> tuple[str, bool]:
 
 def _last_box(region: str, truncated: bool) -> _Mark | None:
     """The last outermost box; one left open after it stands for itself, with text None."""
+    last, opened = _boxes(region)
+    if opened is not None and (last is None or opened > last.start):
+        return _Mark(opened, len(region), None)
+    return last
+
+
+def _boxes(region: str) -> tuple[_Mark | None, int | None]:
+    """The last outermost box that closes, and where the last one starts that does not."""
     stack: list[tuple[bool, int, int]] = []  # (is a box, start of the mark, start of its content)
     done: list[_Mark] = []
     for found in _BRACES.finditer(region):
@@ -98,11 +106,8 @@ def _last_box(region: str, truncated: bool) -> _Mark | None:
                 while done and done[-1].start > start:  # boxes within this one
                     done.pop()
                 done.append(_Mark(start, found.end(), region[inside : found.start()]))
-    last = done[-1] if done else None
     opened = [start for is_box, start, _ in stack if is_box]
-    if opened and (last is None or opened[-1] > last.start):
-        return _Mark(opened[-1], len(region), None)
-    return last
+    return (done[-1] if done else None), (opened[-1] if opened else None)
 
 
 def _line(region: str, start: int, truncated: bool) -> _Mark:
@@ -204,7 +209,7 @@ def candidates(text: str, profile: str = "strict", *, truncated: bool = False) -
     if "whole_text" not in PROFILES[profile]:
         return (_marked(text, profile, truncated),)
     text = _BLANKS.sub(r"\1\2", text)[-TAIL:] if len(text) > TAIL else text
-    field, box = answer_field(text), _last_box(text, truncated)
+    field, (box, _) = answer_field(text), _boxes(text)
     whole = (
         Extraction(box.text.strip(), "boxed") if box and box.text and box.text.strip() else _last_number(text, False)
     )
