@@ -63,6 +63,7 @@ _LEAD = words(
     "option choice a an"
 )
 _SETS: dict[str, Form] = {"emptyset": NOTHING, "Reals": EVERYTHING}
+_LETTERS = frozenset("ABCDEFGHIJ")
 _HEDGES = words("or and not is isnt wrong")
 
 
@@ -173,6 +174,8 @@ class _Statement:
                 return Choice(letter) if "A" <= letter <= "J" else None
         if not any(token.kind == "word" for token in items):
             return None
+        if len(items) > 2 and all(token.text == "and" or token.text in _LETTERS for token in items):
+            return None  # several letters of choices: a list
         # A name is glued to the letters before it unless blanks stand between.
         apart = ((" " if token.spaced or token.kind == "word" else "") + token.text for token in items)
         return spoken("".join(apart).split())

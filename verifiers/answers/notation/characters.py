@@ -100,7 +100,7 @@ _CODE = re.compile(r"(USD?|EUR|GBP|JPY)\s?(?:\\?\$)?\s?(?=[\d.])", re.ASCII)
 _CODES = {"USD": r"\$", "US": r"\$", "EUR": "€", "GBP": "£", "JPY": "¥"}
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=8192)
 def tidy(text: str) -> str:
     """Rewrite an answer in one spelling of its characters and TeX commands.
 
