@@ -1,4 +1,4 @@
-r"""The two places where CRISP's grader looks for an answer (arXiv:2603.05433, section "Evaluation").
+r"""The two places where CRISP's grader looks for an answer (arXiv:2603.05433; `dual_path_math_verify` in its code).
 
 | policy | reason |
 |---|---|
