@@ -15,7 +15,7 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd controls compare test check slow gpu smoke golden docs bench format
+.PHONY: setup opsd controls compare test check slow gpu smoke golden docs bench judging format
 
 setup: $(STAMP)
 
@@ -82,3 +82,7 @@ docs: $(STAMP)
 # Speed beside the peers, measured in one run; writes docs/benchmarks.md. ARGS="--rows jsd --repeat 5" for one row.
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py --pip-args "$(PIP_ARGS)" $(ARGS)
+
+# How fast answers are judged, beside math-verify; with WORKBENCH_CORPORA also how often each is wrong.
+judging: $(STAMP)
+	@$(BIN)/python benchmarks/judging.py $(ARGS)

@@ -1,4 +1,4 @@
-"""`make docs`: write docs/methods.md from the recipes (or with --check compare it), and follow every relative link."""
+"""`make docs`: write what is generated of docs/ (or with --check compare it), and follow every relative link."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "docs" / "methods.md"
+VERIFIERS = ROOT / "docs" / "verifiers.md"
 
 
 def pages() -> list[Path]:
@@ -47,6 +48,14 @@ def broken_links(page: Path) -> list[str]:
     return broken
 
 
+def with_policies(text: str) -> str:
+    """The page about verifiers with the table of policies as it is now."""
+    from verifiers.policy import page
+
+    head, start, rest = text.partition("<!-- policies -->\n")
+    return f"{head}{start}{page()}{rest[rest.index('<!-- end') :]}"
+
+
 def main() -> int:
     """0 if the page is up to date (now, without --check) and all links resolve."""
     from workbench.__main__ import table
@@ -54,8 +63,11 @@ def main() -> int:
     problems = [line for page in pages() for line in broken_links(page)]
     if "--check" not in sys.argv:
         METHODS.write_text(table(), encoding="utf-8")
+        VERIFIERS.write_text(with_policies(VERIFIERS.read_text(encoding="utf-8")), encoding="utf-8")
     elif not METHODS.is_file() or METHODS.read_text(encoding="utf-8") != table():
         problems.append("docs/methods.md is not what the recipes say. Run `make docs`.")
+    if with_policies(VERIFIERS.read_text(encoding="utf-8")) != VERIFIERS.read_text(encoding="utf-8"):
+        problems.append("docs/verifiers.md has other policies than the verifiers. Run `make docs`.")
     print("\n".join(problems) or f"{len(pages())} pages, every link resolves, docs/methods.md is what the recipes say")
     return 1 if problems else 0
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from verifiers.answers.equivalence import close, is_placeholder, judge, unreadable
-from verifiers.answers.extract import LONGEST, PROFILES, Extraction, extract
+from verifiers.answers.extract import LONGEST, PROFILES, Extraction, candidates, extract
 from verifiers.consensus import Vote, consensus
 from verifiers.verdict import STATUSES, Status, Verdict
 
@@ -58,7 +58,8 @@ def verify(problem: HasAnswer, completion: str, *, truncated: bool = False, prof
         problem: anything with an `answer`.
         completion: what was written, whatever it contains.
         truncated: whether a length limit cut it. A complete marked answer is judged all the same.
-        profile: which marks count as an answer; a key of `PROFILES`.
+        profile: which marks count as an answer; a key of `PROFILES`. Where a profile looks in two places
+            (`crisp`), one right answer is enough.
 
     Returns:
         The verdict. At most two seconds are spent beyond the plain forms, after which its status is `timeout`.
@@ -67,13 +68,23 @@ def verify(problem: HasAnswer, completion: str, *, truncated: bool = False, prof
         ValueError: if the profile is unknown. Nothing else, whatever the text.
     """
     gold = _gold(problem.answer)
-    found = extract(completion, profile, truncated=truncated)
+    places = candidates(completion, profile, truncated=truncated)
+    found = places[0]
     if gold is None or not gold.strip() or is_placeholder(gold):
         return Verdict("unjudged", found.answer, "the problem has no usable answer to compare with")
     if found.answer is None:
         return Verdict("truncated" if truncated else "no_answer", None, found.rule)
+    verdicts = []
+    for place in places:
+        verdicts.append(_compared(gold, place))
+        if verdicts[-1].correct:
+            return verdicts[-1]
+    return verdicts[0]
+
+
+def _compared(gold: str, found: Extraction) -> Verdict:
     try:
-        judgement = judge(gold, found.answer)
+        judgement = judge(gold, found.answer or "")
     except Exception as failure:  # the promise of this room: a bug of ours is an error verdict, not a lost run
         return Verdict("error", found.answer, _one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
     return Verdict(judgement.status, found.answer, _one_line(f"{found.rule}: {judgement.reason}"), judgement.level)

@@ -109,9 +109,10 @@ class RunConfig:
     """The method: a name from `python -m workbench`."""
     set: tuple[str, ...] = ()
     """Change one part of the recipe: path=value, e.g. terms.0.divergence.teacher_weight=0.3. Repeatable."""
-    verifier: Literal["strict", "lenient", "last_number"] | None = None
-    """Which marks count as an answer: strict is boxed, `Answer:` and ####; lenient adds the phrases models use unasked;
-    last_number adds the last number where nothing is marked. Not given: last_number for generated sums, else strict."""
+    verifier: Literal["strict", "lenient", "last_number", "crisp"] | None = None
+    """Which marks count as an answer: strict is boxed, `Answer:`, #### and <answer>; lenient adds the phrases models
+    use unasked; last_number adds the last number where nothing is marked; crisp looks in two places, as that paper's
+    grader does. Not given: last_number for generated sums, else strict."""
 
     steps: int | None = None
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""

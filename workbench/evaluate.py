@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import verifiers
+from verifiers import Verdict
 from workbench.cli import Arguments, run_command
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError, nearest
@@ -31,10 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     asked = arguments().parse_args(argv)
-    profiles = asked.verifier.split(",") if asked.verifier else []
-    for profile in profiles:
-        if profile not in verifiers.PROFILES:
-            raise UsageError(f"--verifier {profile}: no such verifier. {nearest(profile, verifiers.PROFILES)}")
+    profiles = known_profiles(asked.verifier)
     only = asked.only.split(",") if asked.only else []
     results: list[ArmResult] = []
     for target in asked.target:
@@ -45,17 +46,30 @@ def _main(argv: Sequence[str]) -> int:
     results = pooled(results) if asked.pool else results
     if not results:
         raise UsageError(f"--only {asked.only}: no arm is called that. Runs have before, teacher's view, after.")
+    beside = {arm.name: side_by_side(arm, profiles) for arm in results} if len(profiles) > 1 else {}
     if profiles:
         results = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
     differences = differences_of(results)
     arms = [result.arm for result in results]
     data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
+    data |= {"verifiers": beside} if beside else {}
     if asked.out:
         write(Path(asked.out), results, data)
     print(json.dumps(data, indent=1) if asked.json else arms_table(arms, differences))
     for name, values in {} if asked.json else data["pass_at"].items():
         print(f"{printable(name)}  " + "  ".join(f"pass@{k} {value:.3f}" for k, value in values.items()))
+    if beside and not asked.json:
+        print("\n" + verifiers_text(beside))
     return 0
+
+
+def known_profiles(text: str | None) -> list[str]:
+    """The profiles that a flag names, each once. Raises UsageError for one that does not exist."""
+    profiles = list(dict.fromkeys(text.split(","))) if text else []
+    for profile in profiles:
+        if profile not in verifiers.PROFILES:
+            raise UsageError(f"--verifier {profile}: no such verifier. {nearest(profile, verifiers.PROFILES)}")
+    return profiles
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -130,6 +144,42 @@ def judge_again(arm: ArmResult, profile: str, named: bool) -> ArmResult:
 
     name = f"{arm.name} ({profile})" if named else arm.name
     return ArmResult(name, tuple(again(a) for a in arm.answers))
+
+
+def side_by_side(arm: ArmResult, profiles: Sequence[str]) -> dict[str, Any]:
+    """Several verifiers on an arm's text.
+
+    Returns:
+        `statuses`: by verifier, how many answers got each status. `apart`: by pair, how many answers only one of the
+        two finds right, and the problems of the first of them.
+    """
+    judged = {name: judge_again(arm, name, named=False).answers for name in profiles}
+    apart = []
+    for one, other in combinations(profiles, 2):
+        for right, not_right in ((one, other), (other, one)):
+            pairs = zip(judged[right], judged[not_right], strict=True)
+            only = [a.problem for a, b in pairs if a.score == 1.0 != b.score]
+            apart.append({"right": right, "not_right": not_right, "answers": len(only), "problems": only[:5]})
+    counts = {name: Counter(answer.status for answer in answers) for name, answers in judged.items()}
+    statuses = {name: {status: found[status] for status in verifiers.STATUSES} for name, found in counts.items()}
+    return {"total": len(arm.answers), "statuses": statuses, "apart": apart}
+
+
+def verifiers_text(beside: Mapping[str, Any]) -> str:
+    """What each verifier said of the same text, for a terminal; statuses without a score are marked."""
+    marks = [f"{s} (no score)" if Verdict(s).score is None else s for s in verifiers.STATUSES]
+    lines = []
+    for arm, found in beside.items():
+        lines.append(f"{printable(arm)}: the same {found['total']} answers by {len(found['statuses'])} verifiers")
+        width = max(map(len, found["statuses"]))
+        for name, counts in found["statuses"].items():
+            said = ", ".join(f"{n} {mark}" for n, mark in zip(counts.values(), marks, strict=True) if n)
+            lines.append(f"  {name:{width}}  {said}")
+        for pair in found["apart"]:
+            if pair["answers"]:
+                which = ", ".join(printable(problem) for problem in pair["problems"])
+                lines.append(f"  right by {pair['right']}, not by {pair['not_right']}: {pair['answers']} ({which})")
+    return "\n".join(lines)
 
 
 def pooled(results: Sequence[ArmResult]) -> list[ArmResult]:

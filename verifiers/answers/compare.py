@@ -1,15 +1,6 @@
 """Whether two read answers state the same: exact where forms allow, by an oracle where only many digits tell.
 
-| policy | reason |
-|---|---|
-| bare lists and sets are unordered, tuples, matrices and intervals exact | their notation says so |
-| a bracketed vector, a column and a row with the same entries are one | vectors are written each way |
-| a missing unit, base or name is accepted, another one is not, nothing is converted | the question fixed it |
-| `50%` is 0.5, and 50 where the other side has no per cent sign | the sign is also used as a unit |
-| a decimal equals its own value; with six or more significant digits also a number without a finite \
-decimal expansion that it is the rounded or truncated form of | 0.333333 is meant as 1/3, 0.33 may not be |
-| an expression equals another where both are defined over the reals | (x^2-1)/(x-1) is x+1 almost everywhere |
-| variables are case-sensitive, words are not | X and x may both occur; Yes and yes are one |
+The choices made here, each with its reason, are the rows about comparing of `verifiers.policy`.
 """
 
 from __future__ import annotations
@@ -105,7 +96,7 @@ def squeezed(text: str) -> str:
 def _quantities(a: Quantity, b: Quantity, ask: Oracle) -> bool:
     if a.base != b.base and a.base and b.base:
         return False
-    if (a.base or b.base) and (a.value is None or a.value != b.value):
+    if (a.base or b.base) and (a.node if a.value is None else a.value) != (b.node if b.value is None else b.value):
         return False
     a, b = _in_letters(a, b.unit), _in_letters(b, a.unit)
     if a.unit.conflicts(b.unit):
@@ -184,11 +175,17 @@ def _in_order(a: Sequence[Form], b: Sequence[Form], ask: Oracle) -> bool:
 def _manies(a: Many, b: Many, ask: Oracle) -> bool:
     if a.braces and b.braces:
         a, b = Many(tuple(dict.fromkeys(a.items))), Many(tuple(dict.fromkeys(b.items)))
-    if len(a.items) != len(b.items):
+    if len(a.items) != len(b.items) or _names_missing(a, b) or _names_missing(b, a):
         return False
     if len(a.items) > MOST_MATCHED:
         raise Undecided("unparsed", f"unordered lists of more than {MOST_MATCHED} items")
     return matched(a.items, b.items, ask)
+
+
+def _names_missing(a: Many, b: Many) -> bool:
+    """Whether one list tells which value is whose (`a = 1, b = 2`) and the other does not: order would have to."""
+    names = {"x" if item.name.startswith("x_") else item.name for item in a.items if isinstance(item, Named)}
+    return len(names) > 1 and not all(isinstance(item, Named) for item in b.items)
 
 
 def matched(a: Sequence[Form], b: Sequence[Form], ask: Oracle) -> bool:

@@ -6,7 +6,9 @@ import atexit
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from verifiers.answers.compare import same, squeezed
 from verifiers.answers.extract import LONGEST
@@ -68,7 +70,8 @@ def judge(gold: str, answer: str) -> Judgement:
         `correct`, `wrong`, `unparsed` (one of them cannot be read), `timeout` or `error`, with the reason. Symmetric
         in its arguments up to the reason. Never raises on any text; at most `DEADLINE_S` are spent in the worker.
     """
-    key = (gold, answer.strip())
+    # Different spellings of one answer share an entry; beyond the cap on length nothing is read.
+    key = (gold, tidy(_unwrapped(answer)) if len(answer) <= LONGEST else answer.strip())
     found = _CACHE.get(key)
     if found is None:
         found = _compare(gold, answer)
@@ -78,6 +81,7 @@ def judge(gold: str, answer: str) -> Judgement:
 
 
 def _compare(gold: str, answer: str) -> Judgement:
+    gold, answer = _unwrapped(gold), _unwrapped(answer)
     for text in (answer, gold):
         if len(" ".join(text.split())) > LONGEST:
             return Judgement("unparsed", f"longer than {LONGEST} characters")
@@ -86,7 +90,7 @@ def _compare(gold: str, answer: str) -> Judgement:
     if squeezed(tidy(gold)) == squeezed(tidy(answer)):
         return Judgement("correct", "the same text")
     oracle = _Oracle()
-    stated, claimed = _read(gold), _read(answer)
+    stated, claimed = _read(gold, _read_gold), _read(answer, read)
     try:
         if same(stated, claimed, oracle):
             return Judgement("correct", f"states the gold: {_kinds(stated, claimed)}", oracle.level)
@@ -95,9 +99,23 @@ def _compare(gold: str, answer: str) -> Judgement:
         return Judgement(reason.status, str(reason), oracle.level)
 
 
-def _read(text: str) -> Form:
+def _unwrapped(text: str) -> str:
+    """Without braces around the whole of it, however many: they set nothing apart and would count as length."""
+    text = text.strip()
+    opened, closed = len(text) - len(text.lstrip("{")), len(text) - len(text.rstrip("}"))
+    inside = text[opened : len(text) - closed]
+    return inside if opened == closed and not set("{}\\") & set(inside) else text
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _read_gold(text: str) -> Form:
+    """A gold is read once, however many different answers come between."""
+    return read(text)
+
+
+def _read(text: str, by: Callable[[str], Form] = read) -> Form:
     try:
-        return read(text if len(text) <= LONGEST else " ".join(text.split()))
+        return by(text if len(text) <= LONGEST else " ".join(text.split()))
     except RecursionError:  # a caller deep in its own stack; the caps on depth leave room for any other
         return Literal(text, "nested too deeply")
 

@@ -1,17 +1,6 @@
 r"""Which text of a completion is the answer: one table of policies, linear time, no parsing of mathematics.
 
-| policy | reason |
-|---|---|
-| only what follows the last closing think tag is read | a thought is not a statement |
-| a think tag that never closes: no answer | the completion was still thinking, whatever it wrote on the way |
-| the last mark decides, whichever kind it is | a later statement corrects an earlier one |
-| boxes are never merged, an earlier box never counts | listing candidates must not be a way to be right |
-| a box inside a box counts as the outer one | `\boxed{\boxed{42}}` is one statement |
-| a last box that never closes: no answer | its content was cut, a prefix of an answer is another answer |
-| an empty last box: no answer | it states nothing, and going back would be guessing |
-| under truncation a line mark needs its line end | `Answer: 12` may be the start of `Answer: 1234` |
-| the last number counts in the profile of that name alone | a number in passing is not an answer |
-| at most 64 kB from the end are read, 2 kB an answer | a bound on the work, far beyond any honest answer |
+The choices made here, each with its reason, are the rows about finding of `verifiers.policy`.
 """
 
 from __future__ import annotations
@@ -19,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from verifiers.answers.dual_path import answer_field
 
 TAIL = 65_536
 """Characters of the answer region that are looked at, from its end."""
@@ -52,7 +43,7 @@ class _Mark:
     """None: the mark was opened and never closed."""
 
 
-_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)[ \t]*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox|framebox)[ \t]*\{|\\.|[{}]", re.DOTALL)
 # At the start of a line or sentence: "we check our answer: 17 ..." marks nothing.
 _ANSWER_LINE = re.compile(
     r"(?:^|[.!?][ \t]{1,4})[ \t>*#_]{0,8}(?:(?:the|my)[ \t])?(?:final[ \t])?answer[ \t]{0,8}\*{0,2}[ \t]{0,8}[:：]",
@@ -65,7 +56,7 @@ _HASHES = re.compile(
 _HEADING = re.compile(r"\w{1,3}[.):][ \t]+[^\W\d]")
 _SENTENCE = re.compile(r"[.!?][ \t]+(?=[A-Z])")
 _NUMBER = re.compile(r"-?\d{1,64}(?:,\d{3}){0,20}(?:\.\d{1,64})?")
-_BLANKS = re.compile(r"[ \t]{2,}|\n{3,}")
+_BLANKS = re.compile(r"([ \t])[ \t]+|(\n)\n{2,}")
 _MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
 
 
@@ -87,12 +78,20 @@ def answer_region(text: str) -> tuple[str, bool]:
     region = text[closed:]
     if len(region) > TAIL:
         # Padding with blanks would otherwise push a short answer's opening out of the window.
-        region = _BLANKS.sub(lambda run: run[0][0], region)[-TAIL:]
+        region = _BLANKS.sub(r"\1\2", region)[-TAIL:]
     return region, still_thinking
 
 
 def _last_box(region: str, truncated: bool) -> _Mark | None:
     """The last outermost box; one left open after it stands for itself, with text None."""
+    last, opened = _boxes(region)
+    if opened is not None and (last is None or opened > last.start):
+        return _Mark(opened, len(region), None)
+    return last
+
+
+def _boxes(region: str) -> tuple[_Mark | None, int | None]:
+    """The last outermost box that closes, and where the last one starts that does not."""
     stack: list[tuple[bool, int, int]] = []  # (is a box, start of the mark, start of its content)
     done: list[_Mark] = []
     for found in _BRACES.finditer(region):
@@ -107,11 +106,8 @@ def _last_box(region: str, truncated: bool) -> _Mark | None:
                 while done and done[-1].start > start:  # boxes within this one
                     done.pop()
                 done.append(_Mark(start, found.end(), region[inside : found.start()]))
-    last = done[-1] if done else None
     opened = [start for is_box, start, _ in stack if is_box]
-    if opened and (last is None or opened[-1] > last.start):
-        return _Mark(opened[-1], len(region), None)
-    return last
+    return (done[-1] if done else None), (opened[-1] if opened else None)
 
 
 def _line(region: str, start: int, truncated: bool) -> _Mark:
@@ -183,13 +179,42 @@ _FINDERS: dict[str, Callable[[str, bool], _Mark | None]] = {
 
 PROFILES: dict[str, tuple[str, ...]] = {
     # What an instruction asks for by name, and nothing else.
-    "strict": ("boxed", "answer_line", "hashes"),
+    "strict": ("boxed", "answer_line", "hashes", "answer_tag"),
     # Also the phrases that models use unasked; still no guessing from bare numbers.
-    "lenient": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag"),
+    "lenient": ("boxed", "answer_line", "hashes", "answer_tag", "answer_is"),
     # lm-eval's `flexible-extract`: for problems whose answer is a number and models that mark nothing (`2 + 2 = 4`).
-    "last_number": ("boxed", "answer_line", "hashes", "answer_is", "answer_tag", "last_number"),
+    "last_number": ("boxed", "answer_line", "hashes", "answer_tag", "answer_is", "last_number"),
+    # CRISP's dual-path grader: two places, right if either is. See `dual_path`.
+    "crisp": ("answer_field", "whole_text"),
 }
 """Which marks count, by profile. `last_number` counts only where nothing is marked."""
+
+
+def candidates(text: str, profile: str = "strict", *, truncated: bool = False) -> tuple[Extraction, ...]:
+    """All texts that a profile would take for the answer: one, but two for `crisp` where both places hold one.
+
+    Args:
+        text: the completion, whatever it contains.
+        profile: a key of `PROFILES`.
+        truncated: whether the completion was cut by a length limit.
+
+    Returns:
+        At least one extraction; where there are two, both have an answer.
+
+    Raises:
+        ValueError: if the profile is unknown.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown verifier profile {profile!r}; known: {', '.join(PROFILES)}.")
+    if "whole_text" not in PROFILES[profile]:
+        return (_marked(text, profile, truncated),)
+    text = _BLANKS.sub(r"\1\2", text)[-TAIL:] if len(text) > TAIL else text
+    field, (box, _) = answer_field(text), _boxes(text)
+    whole = (
+        Extraction(box.text.strip(), "boxed") if box and box.text and box.text.strip() else _last_number(text, False)
+    )
+    found = (Extraction(field, "answer_field"), whole) if field else (whole,)
+    return tuple(each for each in found if each.answer is not None) or (whole,)
 
 
 def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> Extraction:
@@ -206,8 +231,10 @@ def extract(text: str, profile: str = "strict", *, truncated: bool = False) -> E
     Raises:
         ValueError: if the profile is unknown (a caller's mistake, never the model's).
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown verifier profile {profile!r}; known: {', '.join(PROFILES)}.")
+    return candidates(text, profile, truncated=truncated)[0]
+
+
+def _marked(text: str, profile: str, truncated: bool) -> Extraction:
     region, still_thinking = answer_region(text)
     if still_thinking:
         return Extraction(None, "a think tag was opened and not closed", cut=True)

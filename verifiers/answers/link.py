@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -37,6 +38,10 @@ LONGEST_REQUEST = 60_000
 _BOOT = "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from verifiers.answers.worker import main;main()"
 
 
+Spawn = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
+"""Starts a command in an environment, with pipes to its standard input and output."""
+
+
 class _Gone(Exception):
     """The worker ended or broke the protocol."""
 
@@ -44,7 +49,9 @@ class _Gone(Exception):
 class Link:
     """A lazily started worker process; safe to use from any thread and after a fork."""
 
-    def __init__(self) -> None:
+    def __init__(self, spawn: Spawn | None = None) -> None:
+        """`spawn` starts the process, `spawn_plain` if not given: the one thing a jail has to replace."""
+        self._spawn = spawn or spawn_plain
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
@@ -126,7 +133,7 @@ class Link:
         if began - self._failed_at < RETRY_AFTER_S:
             raise Undecided("error", self._failure)
         try:
-            self._process = _spawn()
+            self._process = self._spawn(command(), needed_environment())
             self._kept = b""
             self._queue = _reader_thread(self._process) if os.name == "nt" else None
             if self._reply(began + START_S) != {"ready": True}:
@@ -206,20 +213,30 @@ class Link:
                         pipe.close()
 
 
-def _spawn() -> subprocess.Popen[bytes]:
-    """Start a worker that sees our import path and nothing else of this process."""
+def command() -> list[str]:
+    """The worker's command line: an interpreter that sees our import path and nothing else of this process."""
     here = str(Path(__file__).resolve().parents[2])
     path = [here, *(entry for entry in sys.path if entry and entry != here)]
-    needed = ("SYSTEMROOT", "WINDIR", "LD_LIBRARY_PATH")  # without these some interpreters do not start
+    return [sys.executable, "-I", "-S", "-B", "-c", _BOOT, json.dumps(path)]
+
+
+def needed_environment() -> dict[str, str]:
+    """The variables without which some interpreters do not start."""
+    needed = ("SYSTEMROOT", "WINDIR", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in needed if name in os.environ}
+
+
+def spawn_plain(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the worker as a process of its own session, with pipes to its standard input and output."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-c", _BOOT, json.dumps(path)],
+        arguments,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
         close_fds=True,
         cwd=os.path.abspath(os.sep),
-        env={name: os.environ[name] for name in needed if name in os.environ},
+        env=dict(environment),
         # Ctrl-C in the terminal is the parent's to handle.
         start_new_session=os.name == "posix",
     )

@@ -1,18 +1,6 @@
 r"""From the text of an answer to what it states: plain forms, without sympy, in time linear in the text.
 
-| how something is written | how it is read | reason |
-|---|---|---|
-| `1,234` outside brackets | a number, and a list should the other side be one | thousands are commoner |
-| `1,23`, `(1,234)` | a list, a pair | no grouping has two digits; inside brackets commas separate |
-| `4 2`, `x3`, `2\frac{5}{3}` | nothing | two readings, both plausible |
-| `1\frac{1}{2}`, `1 1/2` | 3/2 | a mixed number needs a proper fraction |
-| `a:b` | a/b | ratios are asked for either way |
-| `x = 3`, `f(2) = 3`, `AB = 3` | the value, with its name | the name is optional, another name is another statement |
-| `2 + 2 = 4` | 4 | a true equation between numbers; a false one states nothing |
-| `4 or 5`, `x = 4 \lor x = 5` | a list of two | hedging: never the same as one of them |
-| `8 apples`, `5 \text{ cm}^2` | a number with a unit | words that change the number (`or less`, `dozen`) are refused |
-| `2516_8` | its digits, with a base | bases are units: nothing is converted |
-| integrals, sums, limits | nothing | restating the question is no answer |
+The choices made here, each with its reason, are the rows about reading of `verifiers.policy`.
 """
 
 from __future__ import annotations
@@ -44,6 +32,7 @@ from verifiers.answers.statements.forms import (
 from verifiers.answers.statements.gathering import flat, gathered, spoken
 from verifiers.answers.statements.quantities import read_quantity, scaled
 from verifiers.answers.statements.regions import pieces_of, without
+from verifiers.answers.statements.spelled import spelled
 
 PLACEHOLDERS = frozenset(
     {
@@ -74,6 +63,7 @@ _LEAD = words(
     "option choice a an"
 )
 _SETS: dict[str, Form] = {"emptyset": NOTHING, "Reals": EVERYTHING}
+_LETTERS = frozenset("ABCDEFGHIJ")
 _HEDGES = words("or and not is isnt wrong")
 
 
@@ -95,6 +85,9 @@ def read(text: str) -> Form:
     if len(text) > LONGEST:
         return Literal(text[:80], f"longer than {LONGEST} characters")
     plain = _without_stops(tidy(text))
+    whole = spelled(plain)
+    if whole is not None:
+        return whole
     try:
         head = _CHOICE_HEAD.fullmatch(plain)
         if head and not _CHOICE_HEAD.fullmatch(head[2]):
@@ -112,7 +105,8 @@ def _without_stops(text: str) -> str:
 
 def _choice(letter: str, rest: Form, text: str) -> Form:
     said = {word.lower() for word in re.findall(r"[A-Za-z]+", text)}
-    if said & _HEDGES or isinstance(rest, Choice):
+    lettered = isinstance(rest, Quantity) and rest.node[0] == "sym" and "A" <= rest.node[1] <= "J"
+    if said & _HEDGES or lettered or isinstance(rest, Choice):
         raise Unreadable("a choice with a second thought")
     return Choice(letter.upper(), rest)
 
@@ -144,7 +138,7 @@ class _Statement:
         while hi > lo and self._is(hi - 1, "op", ".", ",", ";", "\\\\"):
             hi -= 1
         start = lo
-        while lo < hi - 1 and self.items[lo].kind == "word" and self.items[lo].text.lower() in _LEAD:
+        while lo < hi - 1 and self._leads(lo):
             lo += 1
         equals = lo < hi - 1 and (self._is(lo, "op", "=") or self._is(lo, "cmd", "approx"))
         if equals or (start < lo < hi - 1 and self._is(lo, "op", ":")):
@@ -152,6 +146,13 @@ class _Statement:
         while lo < hi and self._is(lo, "open", "{") and self.tokens.partner[lo] == hi - 1:
             lo, hi = lo + 1, hi - 1
         return lo, hi
+
+    def _leads(self, at: int) -> bool:
+        """A word that only leads up to the answer; `A` is the letter of a choice, `a` an article before a word."""
+        token = self.items[at]
+        if token.kind != "word" or token.text == "A":
+            return False
+        return token.text.lower() in _LEAD and (token.text != "a" or self.items[at + 1].kind == "word")
 
     def _is(self, at: int, kind: str, *texts: str) -> bool:
         token = self.items[at]
@@ -173,6 +174,8 @@ class _Statement:
                 return Choice(letter) if "A" <= letter <= "J" else None
         if not any(token.kind == "word" for token in items):
             return None
+        if len(items) > 2 and all(token.text == "and" or token.text in _LETTERS for token in items):
+            return None  # several letters of choices: a list
         # A name is glued to the letters before it unless blanks stand between.
         apart = ((" " if token.spaced or token.kind == "word" else "") + token.text for token in items)
         return spoken("".join(apart).split())

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎", "0123456789+-=()")
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴-⁹]{1,9})[⁄∕/]([₀-₉]{1,9})")
+_BARRED = re.compile("(?:\\d[\u0304\u0305]){1,300}")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎]+")
 _ROOT_OF_NUMBER = re.compile(r"([√∛∜])\s{0,4}(\d+(?:\.\d+)?)")
@@ -52,6 +54,7 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("】〕", ")"),
         **dict.fromkeys("。｡", "."),
         "…": r"\ldots ",
+        "∶": ":",
     }
 )
 _GREEK_LETTERS = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕϵµ"
@@ -77,6 +80,10 @@ _TEX: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:q?quad|(?:thin|en|med|thick)space)(?![A-Za-z])"), " "),
     (re.compile(r"(?<!\\)\\%|\\percent(?![A-Za-z])"), "%"),
     (re.compile(r"\\mathbb\s{0,4}\{?\s{0,4}R\s{0,4}\}?"), r"\\Reals "),
+    (re.compile(r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge)(?![A-Za-z])"), ""),
+    (re.compile(r"\\cr(?![A-Za-z])"), r"\\\\"),
+    (re.compile(r"\{([^{}\\]{1,64})\\choose(?![A-Za-z])([^{}\\]{1,64})\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r":="), "="),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!=|=/="), r"\\ne "),
@@ -89,9 +96,11 @@ _ENDS = re.compile(r"(?:\s|\\\\)+\Z|\A(?:\s|\\\\)+")
 _DELIMITER = re.compile(r"(?<!\\)\$")
 _LONE_DOLLAR = re.compile(r"(?<!\\)\$(?=\s{0,2}[\d.])")
 _BLANKS = re.compile(r"\s+")
+_CODE = re.compile(r"(USD?|EUR|GBP|JPY)\s?(?:\\?\$)?\s?(?=[\d.])", re.ASCII)
+_CODES = {"USD": r"\$", "US": r"\$", "EUR": "€", "GBP": "£", "JPY": "¥"}
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=8192)
 def tidy(text: str) -> str:
     """Rewrite an answer in one spelling of its characters and TeX commands.
 
@@ -107,7 +116,11 @@ def tidy(text: str) -> str:
     """
     if not text.isascii():
         text = _from_unicode(text)
-    text = _dollars(text.strip().strip("`"))
+    text = text.strip().strip("`")
+    code = _CODE.match(text)
+    if code is not None and (code[1] != "US" or "$" in code[0]):
+        text = _CODES[code[1]] + text[code.end() :]
+    text = _dollars(text.replace("per cent", "percent"))
     if "**" in text:  # bold at the ends, a power inside
         text = text.removeprefix("**").removesuffix("**").replace("**", "^")
     if any(sign in text for sign in "\\=~{"):
@@ -115,17 +128,25 @@ def tidy(text: str) -> str:
             text = pattern.sub(replacement, text)
     if "x" in text and "10^" in text:  # 1.2x10^5
         text = _TIMES_TEN.sub("*", text)
+    if text.endswith("\\") and not text.endswith("\\\\"):  # `\\ ` whose blank was at the end
+        text = text[:-1]
     text = _SPACED_GROUPS.sub(lambda group: group[0].replace(" ", ""), text)
     return _BLANKS.sub(" ", _ENDS.sub("", text)).strip()
 
 
 def _from_unicode(text: str) -> str:
+    text = _BARRED.sub(lambda run: r"\overline{" + run[0][::2] + "}", text)
+    text = _SMALL_FRACTION.sub(_small_fraction, text)
     text = _RAISED.sub(lambda run: "^{" + run[0].translate(_SUPERSCRIPTS) + "}", text)
     text = _LOWERED.sub(lambda run: "_{" + run[0].translate(_SUBSCRIPTS) + "}", text)
     text = _ROOT_OF_NUMBER.sub(lambda root: f"{_ROOTS[root[1]]}{{{root[2]}}}", text)
     text = text.translate(_SIGNS).translate(_GREEK)
     text = "".join(sign if sign.isascii() else _plain(sign) for sign in text)
-    return unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    return unicodedata.normalize("NFKC", text).translate(_SIGNS).translate(_GREEK)
+
+
+def _small_fraction(found: re.Match[str]) -> str:
+    return f"\\frac{{{found[1].translate(_SUPERSCRIPTS)}}}{{{found[2].translate(_SUBSCRIPTS)}}}"
 
 
 def _plain(sign: str) -> str:
@@ -136,6 +157,8 @@ def _plain(sign: str) -> str:
         top, slash, bottom = unicodedata.normalize("NFKC", sign).partition("⁄")
         if slash and bottom:
             return f"\\frac{{{top}}}{{{bottom}}}"
+        if unicodedata.decomposition(sign).startswith("<circle>"):  # a label, not a digit
+            return f"\\circled{{{top}}}"
     return sign
 
 

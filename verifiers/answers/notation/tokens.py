@@ -54,6 +54,7 @@ _SCAN = re.compile(
     r"\s*(?:"
     r"\\(?P<begin>begin|end)\s{0,4}\{\s{0,4}[A-Za-z]{1,16}\*?\s{0,4}\}(?:\s{0,4}\{[lcr| ]{0,64}\})?"
     r"|(?P<repeating>\d{0,300}\.\d{0,300}\\(?:overline|bar|dot)\s{0,4}(?:\{\s{0,4}\d{1,300}\s{0,4}\}|\d))"
+    r"|(?P<bracketed>\d{0,300}\.\d{0,300}\(\d{1,300}\))"
     r"|(?P<grouped>\d{1,3}(?:,\d{3})+(?!,?\d)(?:\.\d+)?)"
     r"|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\d.A-Za-z]))?)"
     r"|(?P<row>\\\\(?:\[[^\]]{0,16}\])?)|(?P<curly>\\[{}])|(?P<money>\\\$)|\\(?P<cmd>[A-Za-z]+)"
@@ -61,7 +62,7 @@ _SCAN = re.compile(
     re.ASCII,
 )
 _PLAIN_DIGITS = re.compile(r"\s*(?P<number>\d+)", re.ASCII)
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\[a-z]+\D*(\d+)", re.ASCII)
+_REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\[a-z]+\D*|\()(\d+)", re.ASCII)
 _ENV_NAME = re.compile(r"\{\s*([A-Za-z]+)")
 _MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"})
 
@@ -87,6 +88,7 @@ _SYNONYMS = {
     "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
     "simeq": "approx", "pounds": "£", "euro": "€", "yen": "¥", "infinity": "infty", "inf": "infty", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "arccot": "acot", "land": "and", "wedge": "and", "isin": "in",
+    "O": "emptyset", "surd": "sqrt",
 }  # fmt: skip
 # Short words that would else be read as products of letters.
 _COMMON = words("and or the is yes no not are odd of per in to all one two six ten men day dne nan")
@@ -120,13 +122,15 @@ class _Scanner:
         self.pending = ""  # a command whose braced argument comes next
 
     def run(self) -> Tokens:
-        at = 0
+        at, gap = 0, False
         while (found := _SCAN.match(self.text, at)) is not None:
             kind = found.lastgroup or "sign"
             if kind == "grouped" and any(token >= 0 for _, token in self.groups):
                 # Inside brackets a comma always separates.
                 found, kind = _PLAIN_DIGITS.match(self.text, at) or found, "number"
-            self._take(kind, found, spaced=at > 0 and self.text[at].isspace())
+            blank = self.text[at].isspace()
+            self._take(kind, found, spaced=at > 0 and (blank or gap))
+            gap = blank and found[0].endswith("}")  # `\textbf{(B) }12`
             at = found.end()
         if self.groups:
             raise Unreadable("a bracket is not closed")
@@ -135,7 +139,7 @@ class _Scanner:
     def _take(self, kind: str, found: re.Match[str], spaced: bool) -> None:
         piece = found[kind]
         pending, self.pending = self.pending, ""
-        if kind in ("number", "grouped", "repeating"):
+        if kind in ("number", "grouped", "repeating", "bracketed"):
             self._add(_number(piece, kind, spaced))
         elif kind == "letters":
             self._letters(piece, spaced)
@@ -251,7 +255,7 @@ def split(
 def _number(text: str, kind: str, spaced: bool) -> Token:
     if len(text) > MOST_DIGITS + 8:
         raise Unreadable(f"a number has more than {MOST_DIGITS} digits")
-    if kind == "repeating":
+    if kind in ("repeating", "bracketed"):
         return Token("num", text, spaced, value=_repeating(text))
     plain = text.replace(",", "")
     mantissa, _, exponent = plain.lower().partition("e")
@@ -266,6 +270,8 @@ def _number(text: str, kind: str, spaced: bool) -> Token:
 def _repeating(text: str) -> Fraction:
     r"""0.1\overline{6} = 0.1 + 6/90."""
     found = _REPEATING.match(text)
+    if text.endswith(")") and found is not None and found[2]:
+        raise Unreadable("a repeating decimal or a product?")
     if found is None:
         raise Unreadable("a repeating decimal that repeats nothing")
     whole, fixed, period = found.groups()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from verifiers.answers.notation.grammar import parse
@@ -47,13 +48,15 @@ def read_quantity(tokens: Tokens, lo: int, hi: int) -> list[Quantity]:
     end = _tail_start(tokens, lo, hi)
     unit, percent, scale = _tail(items[end:hi])
     if money is not None:
-        if unit.known or percent:
+        if percent or (unit.known and unit != money):
             raise Unreadable("two units")
         unit = money
     based = _in_base(tokens, lo, end)
     if based is not None:
-        value, base = based
-        return [Quantity(("num", value, 0), value, base=base, unit=unit)]
+        digits, base = based
+        value = Fraction(int(digits)) if digits.isdigit() else None
+        written: Node = ("sym", f"digits {digits}") if value is None else ("num", value, 0)
+        return [Quantity(written, value, base=base, unit=unit)]
     listed = _groups(items[lo]) if end - lo == 1 else ()
     quantities = []
     for node in branches(parse(tokens, lo, end)):
@@ -110,7 +113,11 @@ def _is_rate(items: tuple[Token, ...]) -> bool:
 
 def _tail(items: tuple[Token, ...]) -> tuple[Unit, bool, int]:
     """Unit, whether per cent, and the scale word's factor of what follows a number."""
-    items = tuple(token for token in items if token.text != "{")  # cm^{2}
+    items = tuple(
+        token
+        for before, token in zip((None, *items), items, strict=False)
+        if token.text != "{" and not (token.text == "." and before is not None and before.kind == "word")
+    )  # cm^{2}, sq. cm
     scale, percent, start = 1, False, 0
     while start < len(items) and (factor := SCALES.get(items[start].text.lower())):
         scale, start = scale * factor, start + 1
@@ -137,25 +144,32 @@ def _unit_part(before: Token, token: Token) -> str:
     raise Unreadable(f"{token.text!r} behind a unit")
 
 
-def _in_base(tokens: Tokens, lo: int, hi: int) -> tuple[Fraction, str] | None:
-    """`2516_8`: the digits as a decimal number, and the base."""
+def _in_base(tokens: Tokens, lo: int, hi: int) -> tuple[str, str] | None:
+    """`2516_8`, `(2516)_8`, `2A_{16}`: the digits, and the base."""
     items = tokens.items
-    if hi - lo < 3 or items[lo].kind != "num" or (items[lo + 1].kind, items[lo + 1].text) != ("op", "_"):
+    at = next((k for k in range(lo, hi) if (items[k].kind, items[k].text) == ("op", "_")), lo)
+    before = (
+        items[lo + 1 : at - 1] if at > lo and items[lo].text == "(" and tokens.partner[lo] == at - 1 else items[lo:at]
+    )
+    digits = "".join(token.text for token in before)
+    upper = all(token.kind == "num" or token.text.isupper() for token in before)
+    if hi - at < 2 or not (upper and _DIGITS.fullmatch(digits)):
         return None
-    inner = [token for token in items[lo + 2 : hi] if token.kind not in ("open", "close")]
+    inner = [token for token in items[at + 1 : hi] if token.kind not in ("open", "close", "op")]
     words = [token.text.lower() for token in inner if token.text.lower() != "base"]
     base = _SPOKEN_BASES.get(words[0], words[0]) if len(words) == 1 else ""
-    if not items[lo].text.isdigit() or not base.isdigit() or not 2 <= int(base[:3]) <= 36:
+    if not base.isdigit() or not 2 <= int(base[:3]) <= 36:
         raise Unreadable("a number with a subscript that is no base")
-    if int(base) <= 10 and any(int(digit) >= int(base) for digit in items[lo].text):
+    if any(int(digit, 36) >= int(base) for digit in digits):
         raise Unreadable(f"digits that base {base} does not have")
-    return Fraction(int(items[lo].text)), base
+    return digits, base
 
 
+_DIGITS = re.compile(r"[0-9][0-9A-Z]{0,299}|[A-Z]{1,299}[0-9][0-9A-Z]{0,299}", re.ASCII)
 _PERCENT = frozenset({"%", "percent", "percents"})
 _SPOKEN_BASES = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-    "ten": "10", "sixteen": "16",
+    "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",
 }  # fmt: skip
 
 

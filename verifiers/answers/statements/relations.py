@@ -130,7 +130,7 @@ def _symbols_in(tokens: Tokens, part: tuple[int, int]) -> bool:
 
 def _label(tokens: Tokens, lo: int, hi: int) -> str | None:
     """The name a side gives to a value: a variable, a word, `f(2)`, `AB`, `(x, y)`, an operator left to itself."""
-    items = tokens.items[lo:hi]
+    items = _undressed(tokens.items[lo:hi])
     text = "".join(token.text for token in items)
     if _is_variable(items):
         return text.replace("{", "") if "_" in text else text
@@ -148,6 +148,15 @@ def _label(tokens: Tokens, lo: int, hi: int) -> str | None:
         if plain and all(token.text in ("'", "^", "{", "-", "1") for token in before):
             return text
     return None
+
+
+def _undressed(items: tuple[Token, ...]) -> tuple[Token, ...]:
+    """The measure of an angle as the angle, the length |AB| as AB."""
+    if len(items) > 2 and items[0].text == "m" and items[1].text in ("angle", "measuredangle"):
+        return items[1:]
+    if len(items) > 3 and items[0].text == items[-1].text == "|" and all(item.text.isupper() for item in items[1:-1]):
+        return items[1:-1]
+    return items
 
 
 def _is_variable(items: tuple[Token, ...]) -> bool:
