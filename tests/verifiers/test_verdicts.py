@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -74,16 +73,6 @@ def test_importing_is_light():
     heavy = "{'sympy', 'mpmath', 'math_verify', 'torch', 'numpy', 'workbench', 'asyncio', 'multiprocessing'}"
     shown = python(f"import sys, verifiers; print(sorted({heavy} & set(sys.modules)))")
     assert shown.stdout.strip() == "[]"
-
-
-def test_importing_is_fast():
-    def seconds(code: str) -> float:
-        began = time.perf_counter()
-        python(code)
-        return time.perf_counter() - began
-
-    # The best of five: other processes can only slow it down. 0.1 s is the promise; twice that on a busy machine.
-    assert min(seconds("import verifiers") for _ in range(5)) - min(seconds("pass") for _ in range(5)) < 0.2
 
 
 def test_a_plain_verdict_starts_no_process():
