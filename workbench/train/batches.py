@@ -37,11 +37,12 @@ class Entry:
 
 
 def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) -> list[Entry]:
-    """One entry a rollout that teaches, under the recipe's contexts; peers are the rest of its group."""
+    """One entry a rollout that some term learns from, under the recipe's contexts; peers are the rest of its group."""
     out = []
     for group in groups:
         for judged in group:
-            if judged.weight <= 0 or not judged.rollout.tokens:
+            counts = any(term.where(judged) for term in recipe.terms)
+            if judged.weight <= 0 or not judged.rollout.tokens or not counts:
                 continue
             peers = tuple(other for other in group if other is not judged)
             case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
