@@ -120,8 +120,13 @@ class Denominators:
             n = len(entry.tokens)
             share = 0.0
             if term.where(entry.judged):
-                over = {"token": self.tokens[k], "sequence": n * self.sequences[k], "sum": 1}[recipe.reduction]
-                share = coef * entry.judged.weight / over
+                over = {
+                    "token": self.tokens[k],
+                    "sequence": n * self.sequences[k],
+                    "sum": 1,
+                    "limit": self.sequences[k] * recipe.sampling.max_new_tokens,
+                }
+                share = coef * entry.judged.weight / over[recipe.reduction]
             planned = torch.ones(n) if entry.reading is None else entry.reading.weight
             out.append((share * planned).float())
         return torch.cat(out).to(device)
