@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verifiers
 from verifiers import Verdict
 from workbench import opsd
-from workbench.parts.contexts import question
+from workbench.parts.contexts import question, question_v1
 from workbench.parts.gates import Consensus, Correct
 from workbench.parts.schedules import Clock
 from workbench.parts.terms import CrossEntropy
@@ -242,3 +243,44 @@ def test_a_run_says_it_on_the_screen_and_in_its_files(tmp_path, tiny_folder, cap
     assert all({"rollout", "verify"} <= set(row["seconds"]) for row in metrics)
     line = next(text for text in (captured.out + captured.err).splitlines() if "step 1/3" in text)
     assert " verify " in line, "what judging took is a column of its own"
+
+
+@pytest.mark.slow
+def test_smollm2_takes_its_own_majority_for_the_truth() -> None:
+    """17 + 25 is 32 to it, most of the time. Its own majority makes that a certainty; `Correct` makes it 42."""
+    from workbench.engine.engine import Engine, EngineSettings
+    from workbench.engine.loading import load
+
+    told = r"What is {} + {}? Put the final answer in \boxed{{}}."
+    asked = [Problem(f"{a}+{b}", told.format(a, b), str(a + b)) for a, b in ((17, 25), (24, 18))]
+
+    def verify(rollout: Rollout) -> Verdict:
+        cut = rollout.stop != "stop"
+        return verifiers.verify(rollout.problem, rollout.text, truncated=cut, profile="last_number")
+
+    def rows(gate, steps: int):
+        """Figures step by step, until all is right, and what was said."""
+        recipe = replace(
+            BY_ITSELF,
+            student=question_v1,
+            gates=(gate,),
+            sampling=Sampling(max_new_tokens=12, top_p=0.9),
+            optimizer=Optimizer(lr=5e-5),
+        )
+        loaded = load("smollm2", dtype=torch.float32)
+        engine = Engine(loaded, adapter=None, refresh=recipe.refresh, settings=EngineSettings())
+        state, monitor, found, said = State(engine, Clock(0, 1)), Saturation(recipe), [], []
+        while len(found) < steps and (not found or found[-1]["mean_at_k"] < 0.9):
+            row, new = monitor.observe(train_step(recipe, state, asked, verify).judged)
+            found.append(row)
+            said += new
+            print(type(gate).__name__, {key: round(value, 3) for key, value in row.items()}, new, flush=True)
+        return found, said
+
+    found, said = rows(Consensus(votes=3, author="student"), 5)
+    assert (found[-1]["mean_at_k"], found[-1]["consensus_right"]) == (0.0, 0.0)
+    assert found[-1]["student_entropy"] < 0.2 * found[0]["student_entropy"]
+    assert "of these majorities wrong" in said[0]
+    found, _ = rows(Correct(), 15)
+    assert found[0]["mean_at_k"] < 0.2
+    assert found[-1]["mean_at_k"] > 0.9
