@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from verifiers import Verdict
+from verifiers import Status, Verdict
 from workbench.divergence import Head, Scored
 from workbench.engine.engine import EngineSettings
 from workbench.parts.schedules import Clock, Memory
@@ -45,6 +45,8 @@ class Written:
     reference: Rows | None = None
     problem: str = "p"
     weight: float = 1.0
+    status: Status = "unjudged"
+    advantage: float = 0.0
     logits: Tensor = field(init=False)
     """(n, V) the student's, the leaf that gradients are read from."""
 
@@ -58,7 +60,7 @@ class Written:
         if self.behaviour is None and logprobs is not None:
             logprobs = tuple(float(self.logits.detach()[i, t]) for i, t in enumerate(self.tokens))
         rollout = Rollout(Problem(self.problem, "?"), self.author, self.tokens, "", logprobs, "stop", index=index)
-        return Judged(rollout, Verdict("unjudged"), weight=self.weight)
+        return Judged(rollout, Verdict(self.status), self.advantage, self.weight)
 
 
 class Board:

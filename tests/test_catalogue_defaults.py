@@ -29,9 +29,10 @@ from workbench.parts.selection import EarlyDisagreement, Hardest, TeacherAgrees,
 from workbench.parts.terms import CrossEntropy, Distill, PolicyGradient, by_dataset, by_student, by_teacher
 from workbench.parts.weights import EntropyAbove
 from workbench.parts.writers import AdaptiveOffPolicy, ByTeacher, FromDataset, Mixture, OnPolicy, Staged, TokenMixture
-from workbench.recipes import ALL
+from workbench.recipes import ALL, on_policy, white_box
 
-EXTERNAL = sorted(name for name, recipe in ALL.items() if recipe.refresh.external)
+EXTERNAL = sorted(recipe.name for recipe in (*white_box.RECIPES, *on_policy.RECIPES))
+"""Those that mix in rewards are in `test_outcome.py`."""
 
 TERMS = {
     "kd": (Distill(ForwardKL(), coef=0.5, transforms=(Temperature(2.0, squared=True),)), CrossEntropy(coef=0.5)),

@@ -106,7 +106,7 @@ def test_settings_apply_in_order():
         ("batch=2.5", ["It takes a whole number."]),
         ("batch=true", ["It takes a whole number."]),
         ("optimizer.lr='1'", ["It takes a number or "]),
-        ("reduction=tokens", ["Did you mean 'token'?", "Valid: sequence, sum, token"]),
+        ("reduction=tokens", ["Did you mean 'token'?", "Valid: limit, sequence, sum, token"]),
         ("teacher=with_solutoin", ["Did you mean 'with_solution'?"]),
         ("terms.0.divergence=ReversedKL()", ["Did you mean 'ReverseKL'?", "JSD"]),
         ("terms.0.divergence=Correct()", ["is not what belongs there", "ForwardKL"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -12,28 +12,51 @@ from hypothesis import strategies as st
 
 from verifiers import Verdict
 from workbench.errors import RecipeError
-from workbench.parts.advantages import GroupCentred
+from workbench.parts import advantages, gates
+from workbench.parts.advantages import GroupCentred, LeaveOneOut, NoBaseline
 from workbench.parts.contexts import question, with_solution
 from workbench.parts.curricula import Shuffled
-from workbench.parts.gates import Consensus, Correct
+from workbench.parts.gates import Consensus, Correct, Shorter, TeacherReliable
 from workbench.parts.schedules import Clock, Cosine, Linear, Piecewise, resolve
 from workbench.parts.writers import ByTeacher, Desk, FromDataset, Mixture, OnPolicy, Together
 from workbench.records import Judged, Problem, Rollout, Sampling
+from workbench.train.step import by_problem
 
 PROBLEM = Problem("p", "What is 3 + 4?", "7", "3 + 4 = 7")
 
 
-def judged(answer: str | None, author: str = "teacher", index: int = 0) -> Judged:
+def judged(answer: str | None, author: str = "teacher", index: int = 0, length: int = 1) -> Judged:
     status = "no_answer" if answer is None else "correct" if answer == "7" else "wrong"
-    rollout = Rollout(PROBLEM, author, (1,), answer or "", None, "stop", index=index)
-    return Judged(rollout, Verdict(status, answer))
+    rollout = Rollout(PROBLEM, author, (1,) * length, answer or "", None, "stop", index=index)
+    return Judged(rollout, Verdict("error" if answer == "?" else status, answer))
 
 
-answers = st.lists(st.sampled_from(["7", "3", "2", "1", None]), max_size=12)
-groups = answers.map(lambda a: [judged(x, "teacher" if i % 3 else "student", i) for i, x in enumerate(a)])
+def grouped(written: list[tuple[str | None, int]]) -> list[Judged]:
+    """As a step hands a group to its gates: a third of it by the student, in front."""
+    all_of_it = [judged(x, "teacher" if i % 3 else "student", i, n) for i, (x, n) in enumerate(written)]
+    return by_problem(all_of_it)[0] if all_of_it else []
 
 
-@given(groups, st.sampled_from([Correct(), Consensus(votes=2), Consensus(votes=2, author="student")]), st.randoms())
+answers = st.lists(st.tuples(st.sampled_from(["7", "3", "2", "1", "?", None]), st.integers(1, 5)), max_size=12)
+groups = answers.map(grouped)
+GATES = [
+    Correct(),
+    Consensus(votes=2),
+    Consensus(votes=2, author="student"),
+    TeacherReliable(),
+    TeacherReliable(share=1.0),
+    Shorter(),
+]
+ADVANTAGES = [GroupCentred(), GroupCentred(normalised=True), LeaveOneOut(), NoBaseline()]
+
+
+def test_every_gate_and_advantage_stands_under_these_laws() -> None:
+    for module, known in ((gates, GATES), (advantages, ADVANTAGES)):
+        kinds = {k for k in vars(module).values() if is_dataclass(k) and isinstance(k, type)}
+        assert {k for k in kinds if k.__module__ == module.__name__} == {type(x) for x in known}
+
+
+@given(groups, st.sampled_from(GATES), st.randoms())
 def test_gates_select_once_whatever_the_order(group, gate, rng: random.Random) -> None:
     kept = gate(group)
     assert all(any(k is j for j in group) for k in kept), "a gate only selects"
@@ -72,15 +95,61 @@ def test_advantage_known_values_of_grpo() -> None:
     assert [j.advantage for j in GroupCentred()(group)] == [0.75, -0.25, -0.25, -0.25]
 
 
-@given(groups, st.booleans())
-def test_advantages_sum_to_zero_per_author_and_skip_the_unjudged(group, normalised: bool) -> None:
-    group = [*group, Judged(group[0].rollout, Verdict("error"))] if group else group
-    out = GroupCentred(normalised)(group)
-    assert [j.rollout for j in out] == [j.rollout for j in group]
+@given(groups, st.sampled_from(ADVANTAGES), st.randoms())
+def test_laws_of_advantages(group, advantage, rng: random.Random) -> None:
+    """Only the advantage moves; nobody judged is 0; the better is never behind; authors and order do not matter."""
+    out = advantage(group)
+    assert [replace(j, advantage=0.0) for j in out] == group
+    assert all(j.advantage == 0.0 for j in out if j.verdict.score is None)
     for author in ("student", "teacher"):
         mine = [j for j in out if j.rollout.author == author]
-        assert sum(j.advantage for j in mine) == pytest.approx(0.0, abs=1e-9)
-    assert all(j.advantage == 0.0 for j in out if j.verdict.score is None)
+        alone = advantage([j for j in group if j.rollout.author == author])
+        assert [j.advantage for j in mine] == [j.advantage for j in alone], "each author has its own baseline"
+        pairs = [(x, y) for x in mine for y in mine if x.verdict.correct and y.verdict.score == 0.0]
+        assert all(x.advantage > y.advantage for x, y in pairs)
+        if not isinstance(advantage, NoBaseline):
+            assert sum(j.advantage for j in mine) == pytest.approx(0.0, abs=1e-9)
+    order = list(range(len(group)))
+    rng.shuffle(order)
+    again = advantage([group[i] for i in order])
+    assert [j.advantage for j in again] == pytest.approx([out[i].advantage for i in order])
+
+
+def test_leave_one_out_known_values() -> None:
+    """RLOO: four rollouts, one right: 1 - 0 and 0 - 1/3, which is 4/3 of the centred advantage."""
+    group = [judged("7"), judged("3"), judged("3"), judged("2")]
+    found = [j.advantage for j in LeaveOneOut()(group)]
+    assert found == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3], abs=1e-12)
+    assert found == pytest.approx([4 / 3 * j.advantage for j in GroupCentred()(group)], abs=1e-12)
+    assert [j.advantage for j in LeaveOneOut()([judged("7"), judged("?")])] == [0.0, 0.0], "nobody to compare with"
+    assert [j.advantage for j in NoBaseline()(group)] == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0.3, 0.216), (0.5, 0.5), (0.8, 0.896)])
+def test_how_often_a_teacher_counts_as_reliable(right: float, expected: float) -> None:
+    """TGOPD: two of three verified probes open the gate."""
+    student = [judged("3", "student", i) for i in range(4)]
+    total = 0.0
+    for outcome in itertools.product([True, False], repeat=3):
+        kept = TeacherReliable()([judged("7" if good else "2") for good in outcome] + student)
+        assert kept[3:] in ([], student), "right or wrong, all of the student's rollouts or none"
+        total += bool(kept) * right ** sum(outcome) * (1 - right) ** (3 - sum(outcome))
+    assert total == pytest.approx(expected, abs=1e-12)
+    assert TeacherReliable()(student) == [], "without a probe nothing was verified"
+    assert TeacherReliable()([judged("7"), judged("?"), judged("?"), *student]) == [], "not judged is not verified"
+    with pytest.raises(RecipeError, match="share=0"):
+        TeacherReliable(share=0.0)
+
+
+def test_shorter_than_the_median_of_all_that_was_drawn() -> None:
+    """Lengths 2, 4, 6, 8: the median is 5; of the two below it one is right."""
+    drawn = [judged("7", "student", 0, 2), judged("3", "student", 1, 4), judged("7", "student", 2, 6)]
+    drawn += [judged("3", "student", 3, 8), judged("7", "teacher", 0, 1)]
+    (group,) = by_problem(drawn)
+    assert [j.rollout.index for j in Shorter()(group)] == [0]
+    assert [j.rollout.index for j in Shorter()(Correct()(group))] == [0], "a gate before it does not move the median"
+    (alike,) = by_problem([judged("7", "student", i, 3) for i in range(4)])
+    assert Shorter()(alike) == [], "none is shorter than the others"
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 200), st.integers(0, 5))

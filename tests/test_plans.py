@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifiers import Verdict
+from verifiers import STATUSES, Verdict
 from workbench.errors import RecipeError
 from workbench.parts.measures import Hellinger, Overlap, RankOfFavourite
 from workbench.parts.plans import LogRatio, Reading, ReverseKLToGo, ScaledLogRatio, whitened
+from workbench.parts.rewards import RewardAndTeacher, SizedByTeacher
 from workbench.parts.selection import (
     EarlyDisagreement,
     Hardest,
@@ -39,6 +40,10 @@ ALL = (
     TeacherAgrees(by="speculation", k=2),
     Hardest(0.5),
     TemperatureByDifficulty(),
+    RewardAndTeacher(),
+    RewardAndTeacher(0.5, 0.1, reward_on="right", teacher_on="wrong"),
+    RewardAndTeacher(teacher_on="hopeless"),
+    SizedByTeacher(),
 )
 
 
@@ -52,7 +57,7 @@ def reading(student, teacher, *, index: int = 0, behaviour=None, texts=(), **mor
     rollout = Rollout(Problem(f"p{index}", "?"), "student", tuple(range(n)), "", logprobs, "stop", index=index)
     generator = torch.Generator().manual_seed(index)
     return Reading(
-        judged=Judged(rollout, Verdict("correct"), advantage=0.5),
+        judged=Judged(rollout, Verdict(STATUSES[index % len(STATUSES)]), advantage=0.5),
         student_logp=torch.as_tensor(student, dtype=torch.float64),
         teacher_logp=torch.as_tensor(teacher, dtype=torch.float64),
         advantage=torch.full((n,), 0.5, dtype=torch.float64),

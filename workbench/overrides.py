@@ -34,6 +34,7 @@ _ROOMS = (
     "workbench.parts.curricula",
     "workbench.parts.measures",
     "workbench.parts.plans",
+    "workbench.parts.rewards",
     "workbench.parts.selection",
     "workbench.parts.gates",
     "workbench.parts.refresh",

@@ -27,7 +27,12 @@ from workbench.parts.weights import TokenWeight
 from workbench.parts.writers import OnPolicy, Writer
 from workbench.records import Context, Refresh, Sampling
 
-_MEANS = {"token": "mean over each token", "sequence": "mean over each sequence", "sum": "sum over all tokens"}
+_MEANS = {
+    "token": "mean over each token",
+    "sequence": "mean over each sequence",
+    "sum": "sum over all tokens",
+    "limit": "sum over all tokens, divided by the sequences and by how long each could have become",
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,9 @@ class Recipe:
     """What takes a first reading of the whole step: advantages along a completion, which tokens count (ADR 11)."""
     token_weight: TokenWeight | None = None
     curriculum: Curriculum = field(default_factory=Shuffled)
-    reduction: Literal["token", "sequence", "sum"] = "token"
-    """What a term is divided by: the step's tokens; each sequence's tokens, then the sequences; or nothing."""
+    reduction: Literal["token", "sequence", "sum", "limit"] = "token"
+    """What a term is divided by: the step's tokens; each sequence's tokens, then the sequences; nothing; or the
+    sequences times `sampling.max_new_tokens`, a constant (Dr. GRPO)."""
     sampling: Sampling = field(default_factory=Sampling)
     scoring_temperature: float | None = None
     """At which both roles are scored; None is the sampling's: a divergence compares what would be sampled (ADR 12)."""

@@ -18,6 +18,7 @@ from workbench.train.checkpoint import Checkpoint
 from workbench.train.report import StepReport, words
 from workbench.train.reporting import Alarms, StepLine, Tracking
 from workbench.train.run_directory import RunDirectory
+from workbench.train.saturation import Saturation
 from workbench.train.step import State
 from workbench.train.terminal import Reporter
 
@@ -36,7 +37,7 @@ class Recorder:
             state,
             tracking,
         )
-        self.alarms = Alarms()
+        self.alarms, self.saturation = Alarms(), Saturation(recipe)
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
         self._started, self._first = time.monotonic(), state.clock.step
@@ -45,7 +46,8 @@ class Recorder:
 
     def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
         """Write the step, show it, and say once what should make a person look."""
-        row = report.metrics() | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        figures, saturated = self.saturation.observe(report.judged)
+        row = report.metrics() | figures | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
         self.directory.metrics.append(row)
         for judged in report.judged:
             self.directory.rollouts.append(rollout_row(report, judged))
@@ -54,7 +56,7 @@ class Recorder:
         for judged in shown(report.judged, report.step):
             self.reporter.rollout(judged, self._texts.get(judged.rollout.problem.id, ()))
         self._texts |= texts(report.judged)
-        for text in (*notes, *self.alarms.observe(row)):
+        for text in (*notes, *self.alarms.observe(row), *saturated):
             self.reporter.note(text)
         self.directory.status("training", report.step)
 
@@ -91,6 +93,7 @@ class Recorder:
         extra = {
             "offsets": self.directory.offsets(),
             "alarms": self.alarms.state_dict(),
+            "saturation": self.saturation.state_dict(),
             **self.state.remembered(),
         }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
@@ -103,6 +106,7 @@ class Recorder:
     def resumed(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint: alarms already said stay said, and time counts from here."""
         self.alarms = Alarms(saved.state["alarms"])
+        self.saturation = Saturation(self.recipe, saved.state.get("saturation"))
         self._started, self._first = time.monotonic(), saved.step
 
 

@@ -85,6 +85,8 @@ class Judged:
     advantage: float = 0.0
     weight: float = 1.0
     """0: votes but does not teach (a probe)."""
+    median_tokens: float | None = None
+    """Median length of what its author drew for the problem, before any gate; None outside a step."""
 
 
 @dataclass(frozen=True)

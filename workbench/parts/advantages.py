@@ -46,4 +46,37 @@ class GroupCentred:
         return out
 
 
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """A_i = r_i - mean of the other judged rollouts of its author. RLOO (arXiv:2402.14740).
+
+    n / (n - 1) times the centred one: a baseline that does not hold the rollout itself leaves the gradient unbiased.
+    A rollout without others has no baseline and advantage 0.
+    """
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """Each against the rest of its author's."""
+        out = []
+        for j in group:
+            judged = [s for o in group if o.rollout.author == j.rollout.author and (s := o.verdict.score) is not None]
+            score = j.verdict.score
+            if score is None or len(judged) < 2:
+                out.append(replace(j, advantage=0.0))
+            else:
+                others = (sum(judged) - score) / (len(judged) - 1)
+                out.append(replace(j, advantage=score - others))
+        return out
+
+
+@dataclass(frozen=True)
+class NoBaseline:
+    """A_i = r_i: the score itself, as REINFORCE has it. Right rollouts are learnt from, others are not."""
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """The scores; 0 where nobody judged."""
+        return [replace(j, advantage=j.verdict.score or 0.0) for j in group]
+
+
 group_centred = GroupCentred()
+leave_one_out = LeaveOneOut()
+no_baseline = NoBaseline()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from verifiers import consensus
+from workbench.errors import RecipeError
 from workbench.records import Author, Judged
 
 
@@ -50,3 +51,44 @@ class Consensus:
             return []
         chosen = {id(voters[i]) for i in vote.members}
         return [j for j in group if j.rollout.author != self.author or id(j) in chosen]
+
+
+@dataclass(frozen=True)
+class TeacherReliable:
+    """The teacher teaches where it was seen to be right. TGOPD (arXiv:2609.02998): 2 of 3 verified probes.
+
+    Probes are the teacher's own rollouts of the problem, judged like any other; what nobody judged was not verified.
+    At `share` of them right or above, the group stays as it is; below, and without probes, nothing of it teaches. How
+    sure the teacher is says little (AUROC 0.51 on code, 0.73 on maths in the paper), so no confidence is asked.
+    Probes stay in the group: terms that count the student's rollouts alone leave them out.
+    """
+
+    share: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        """Refuse what is always open. Raises RecipeError."""
+        if not 0.0 < self.share <= 1.0:
+            raise RecipeError(f"TeacherReliable(share={self.share}) opens always or never. A share lies in (0, 1].")
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """All or []."""
+        probes = [j for j in group if j.rollout.author == "teacher"]
+        right = sum(j.verdict.correct for j in probes)
+        return list(group) if probes and right >= self.share * len(probes) - 1e-9 else []
+
+
+@dataclass(frozen=True)
+class Shorter:
+    """Right, and shorter than the median of its group (per author, counted over all that was drawn, right or wrong).
+
+    The median is that of the group before any gate (`Judged.median_tokens`), so that gates in a row agree on it.
+    """
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """The short right ones."""
+        return [j for j in group if j.verdict.correct and len(j.rollout.tokens) < _median(j)]
+
+
+def _median(judged: Judged) -> float:
+    assert judged.median_tokens is not None, "`by_problem` sets it for every group"
+    return judged.median_tokens

@@ -210,25 +210,48 @@ class PolicyGradient(_Sampled):
     `correction` answers that somebody else wrote the token, rho = p_S(y_t) / p_B(y_t), p_B the behaviour's:
     "none" takes rho as 1; "importance" multiplies by rho, cut at `ceiling` (token-level importance sampling; Thinking
     Machines without ceiling, G-OPD at 5); "clipped" is PPO's max(-A rho, -A clip(rho, 1 - clip, 1 + clip)), without
-    gradient where the clip binds.
+    gradient where the clip binds; there `ceiling` is what bounds A < 0 (TRL's delta). `clip_above` is another bound
+    upwards (DAPO, 0.28); None: `clip`.
+    With `teacher_weight` w the ratio is taken against p_B^(1 - w) p_T^w, and so towards the teacher (RLAD,
+    arXiv:2602.22495): 0 is the behaviour alone.
     """
 
     where: Where = by_student
     correction: Literal["none", "importance", "clipped"] = "none"
     clip: float = 0.2
     ceiling: float = math.inf
+    clip_above: float | None = None
+    teacher_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a ratio that nobody reads. Raises RecipeError."""
+        if not 0.0 <= self.teacher_weight <= 1.0 or (self.teacher_weight and self.correction == "none"):
+            raise RecipeError(
+                f"PolicyGradient(teacher_weight={self.teacher_weight}, correction={self.correction!r}): a weight lies "
+                "in [0, 1] and is a part of the ratio. Use correction='clipped' or 'importance'."
+            )
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
-        """The writer's log-probs where rho counts."""
-        return frozenset({"advantage"} if self.correction == "none" else {"advantage", "behaviour"})
+        """The writer's log-probs where rho counts, and the teacher's where it is a part of it."""
+        ratio: set[Need] = {"advantage"} if self.correction == "none" else {"advantage", "behaviour"}
+        return frozenset(ratio | {"teacher_logp"} if self.teacher_weight else ratio)
 
     def coefficient(self, stats: TokenStats) -> Tensor:
         """u_t = A_t, times rho where it counts."""
         if self.correction == "none":
             return stats.advantage
-        ratio = (stats.student_logp - stats.behaviour).exp()
+        ratio = (stats.student_logp - self._against(stats)).exp()
         if self.correction == "importance":
             return stats.advantage * ratio.clamp(max=self.ceiling)
-        outside = torch.where(stats.advantage > 0, ratio > 1.0 + self.clip, ratio < 1.0 - self.clip)
+        above = self.clip if self.clip_above is None else self.clip_above
+        below = (ratio < 1.0 - self.clip) | (ratio > self.ceiling)
+        outside = torch.where(stats.advantage > 0, ratio > 1.0 + above, below)
         return stats.advantage * ratio * ~outside
+
+    def _against(self, stats: TokenStats) -> Tensor:
+        """What rho is divided by: log of p_B^(1 - w) p_T^w."""
+        if not self.teacher_weight:
+            return stats.behaviour
+        assert stats.teacher_logp is not None, "a recipe with this term has a teacher"
+        return torch.lerp(stats.behaviour, stats.teacher_logp.to(stats.behaviour), self.teacher_weight)

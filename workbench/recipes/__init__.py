@@ -7,12 +7,12 @@ Nothing here computes, registers itself or imports the engine.
 from __future__ import annotations
 
 from workbench.recipe import Recipe
-from workbench.recipes import compression, controls, on_policy, self_distillation, white_box
+from workbench.recipes import compression, controls, on_policy, outcome, self_distillation, white_box
 from workbench.recipes.embedded import SMOLLM2, Setting
 
 ALL: dict[str, Recipe] = {
     recipe.name: recipe
-    for family in (self_distillation, compression, controls, white_box, on_policy)
+    for family in (self_distillation, compression, controls, white_box, on_policy, outcome)
     for recipe in family.RECIPES
 }
 

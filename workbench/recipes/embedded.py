@@ -24,7 +24,7 @@ from workbench.parts.schedules import Growing
 from workbench.parts.terms import Distill
 from workbench.parts.writers import OnPolicy
 from workbench.recipe import Optimizer, Recipe
-from workbench.recipes import compression, controls, on_policy, self_distillation, white_box
+from workbench.recipes import compression, controls, on_policy, outcome, self_distillation, white_box
 from workbench.records import Context, Sampling
 
 
@@ -103,6 +103,20 @@ _CHANGED: dict[str, dict[str, object]] = {
 }
 """Groups of four and sums over 4,096 tokens are for larger machines."""
 
+
+def _rewarded(recipe: Recipe) -> Setting:
+    """The same sums in groups: four problems a step, and no nucleus, since a group needs variety to say anything."""
+    small = replace(
+        recipe,
+        student=question_v1,
+        teacher=recipe.teacher and (question_v1 if recipe.refresh.external else told_solution),
+        sampling=Sampling(max_new_tokens=16, temperature=1.0),
+        optimizer=_OPTIMIZER,
+        batch=4,
+    )
+    return Setting(small, eval_tokens=32)
+
+
 SMOLLM2 = {
     # Evaluated with more room than rollouts have: a gain must not come from learning where the cut is.
     "opsd": Setting(_OPSD, eval_tokens=32),
@@ -122,4 +136,5 @@ SMOLLM2 = {
         recipe.name: _taught(recipe, **_CHANGED.get(recipe.name, {}))
         for recipe in (*white_box.RECIPES, *on_policy.RECIPES)
     },
+    **{recipe.name: _rewarded(recipe) for recipe in outcome.RECIPES},
 }

@@ -37,11 +37,12 @@ class Entry:
 
 
 def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) -> list[Entry]:
-    """One entry a rollout that teaches, under the recipe's contexts; peers are the rest of its group."""
+    """One entry a rollout that some term learns from, under the recipe's contexts; peers are the rest of its group."""
     out = []
     for group in groups:
         for judged in group:
-            if judged.weight <= 0 or not judged.rollout.tokens:
+            counts = any(term.where(judged) for term in recipe.terms)
+            if judged.weight <= 0 or not judged.rollout.tokens or not counts:
                 continue
             peers = tuple(other for other in group if other is not judged)
             case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
@@ -119,8 +120,13 @@ class Denominators:
             n = len(entry.tokens)
             share = 0.0
             if term.where(entry.judged):
-                over = {"token": self.tokens[k], "sequence": n * self.sequences[k], "sum": 1}[recipe.reduction]
-                share = coef * entry.judged.weight / over
+                over = {
+                    "token": self.tokens[k],
+                    "sequence": n * self.sequences[k],
+                    "sum": 1,
+                    "limit": self.sequences[k] * recipe.sampling.max_new_tokens,
+                }
+                share = coef * entry.judged.weight / over[recipe.reduction]
             planned = torch.ones(n) if entry.reading is None else entry.reading.weight
             out.append((share * planned).float())
         return torch.cat(out).to(device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verifiers import Verdict
@@ -104,8 +105,14 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
 
 
 def by_problem(judged: Sequence[Judged]) -> list[list[Judged]]:
-    """Groups in the order in which their problems first appear."""
+    """Groups in the order in which their problems first appear, each rollout beside its author's median length."""
     groups: dict[str, list[Judged]] = {}
+    lengths: dict[tuple[str, str], list[int]] = {}
     for j in judged:
         groups.setdefault(j.rollout.problem.id, []).append(j)
-    return list(groups.values())
+        lengths.setdefault((j.rollout.problem.id, j.rollout.author), []).append(len(j.rollout.tokens))
+    medians = {key: float(statistics.median(found)) for key, found in lengths.items()}
+    return [
+        [replace(j, median_tokens=medians[j.rollout.problem.id, j.rollout.author]) for j in group]
+        for group in groups.values()
+    ]
