@@ -1,0 +1,39 @@
+r"""Programs: which text of a completion is one, what its tests say, and what its writer may be told.
+
+Promised: `pass` only if every test's value or output was compared equal in this process, never because of anything
+the program said about itself; no tests never pass; a jail that fails is no verdict on the program. Never here: a
+program run outside a jail, or a hidden test in a text a model may read.
+
+    >>> extract_program("Sure:\n```python\nprint(1)\n```").answer
+    'print(1)\n'
+"""
+
+from verifiers.programs.adapters import adapted, layout_of
+from verifiers.programs.box import Box, Raised, Ran, Returned
+from verifiers.programs.cases import Call, Check, Stdin, Suite, TestsError, check_tests, parse_tests
+from verifiers.programs.extract import extract_program
+from verifiers.programs.feedback import feedback
+from verifiers.programs.judging import Failure, Outcome, judge_program
+from verifiers.programs.output import same_output
+
+__all__ = [
+    "Box",
+    "Call",
+    "Check",
+    "Failure",
+    "Outcome",
+    "Raised",
+    "Ran",
+    "Returned",
+    "Stdin",
+    "Suite",
+    "TestsError",
+    "adapted",
+    "check_tests",
+    "extract_program",
+    "feedback",
+    "judge_program",
+    "layout_of",
+    "parse_tests",
+    "same_output",
+]
