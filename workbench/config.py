@@ -90,8 +90,8 @@ class RunConfig:
     """The model of the third role, for recipes that have one; not given: the initial student."""
 
     problems: str | None = None
-    """sums[:terms=2,max=30] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
-    Also --dataset-name."""
+    """sums[:terms=2,max=30] (generated), code[:difficulty=easy] (packaged programs), a .jsonl[.gz], .json or .parquet
+    file, a hub id, or a reasoning-gym family. Also --dataset-name."""
     split: str | None = None
     """Which split of a hub data set; train where it has one."""
     limit: int | None = None
@@ -112,6 +112,10 @@ class RunConfig:
     verifier: Literal["strict", "lenient", "last_number"] | None = None
     """Which marks count as an answer: strict is boxed, `Answer:` and ####; lenient adds the phrases models use unasked;
     last_number adds the last number where nothing is marked. Not given: last_number for generated sums, else strict."""
+
+    sandbox: Literal["auto", "bwrap", "landlock", "unsafe"] = "auto"
+    """Where programs of problems with tests run: auto is the strongest isolation that works; unsafe is none at all and
+    never chosen by itself."""
 
     steps: int | None = None
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""

@@ -10,13 +10,17 @@ program run outside a jail, or a hidden test in a text a model may read.
 
 from verifiers.programs.adapters import adapted, layout_of
 from verifiers.programs.box import Box, Raised, Ran, Returned
+from verifiers.programs.built_in import built_in
 from verifiers.programs.cases import Call, Check, Stdin, Suite, TestsError, check_tests, parse_tests
 from verifiers.programs.extract import extract_program
 from verifiers.programs.feedback import feedback
 from verifiers.programs.judging import Failure, Outcome, judge_program
+from verifiers.programs.link import LEVELS, SandboxRefused, install, open_sandbox
 from verifiers.programs.output import same_output
+from verifiers.programs.verdicts import verify_program
 
 __all__ = [
+    "LEVELS",
     "Box",
     "Call",
     "Check",
@@ -25,15 +29,20 @@ __all__ = [
     "Raised",
     "Ran",
     "Returned",
+    "SandboxRefused",
     "Stdin",
     "Suite",
     "TestsError",
     "adapted",
+    "built_in",
     "check_tests",
     "extract_program",
     "feedback",
+    "install",
     "judge_program",
     "layout_of",
+    "open_sandbox",
     "parse_tests",
     "same_output",
+    "verify_program",
 ]

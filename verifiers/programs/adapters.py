@@ -2,7 +2,7 @@
 
 | layout | known by | tests become |
 |---|---|---|
-| HumanEval, HumanEval+ | `entry_point`, `test`, `prompt` | one visible check, with what precedes the function in its prompt |
+| HumanEval, HumanEval+ | `entry_point`, `test`, `prompt` | a visible check, and a preamble from the prompt |
 | MBPP (full, sanitized), MBPP+ | `test_list` | visible checks; `challenge_test_list` and `test` hidden |
 | APPS | `input_output` | stdin, or calls where it names `fn_name`; the first three visible |
 | LiveCodeBench | `public_test_cases` | stdin or calls of `Solution`; public ones visible, private ones hidden |
@@ -17,7 +17,6 @@ import ast
 import base64
 import binascii
 import json
-import pickletools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -158,6 +157,8 @@ def _private(text: Any) -> Any:
         raise TestsError("Private tests are neither JSON nor compressed JSON.") from error
     if unpacker.unconsumed_tail:
         raise TestsError(f"Private tests unpack to more than {LARGEST} bytes.")
+    import pickletools  # imported here: only this layout needs it
+
     texts = [arg for opcode, arg, _ in pickletools.genops(raw) if "UNICODE" in opcode.name]
     if len(texts) != 1:
         raise TestsError("Private tests hold something else than one text.")

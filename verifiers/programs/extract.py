@@ -4,7 +4,7 @@
 |---|---|
 | only what follows the last closing think tag is read | a draft in a thought is not a submission |
 | a think tag that never closes: no answer | the completion was still thinking |
-| the last block marked `python` counts, earlier ones never | a later program corrects an earlier one; tries must not add up |
+| the last block marked `python` counts, earlier ones never | a later program corrects an earlier one |
 | blocks are never joined | which parts belong together would be a guess |
 | a last block that never closes: no answer | its end was cut; an earlier block was replaced by what was being written |
 | a block closes at a line of as many or more of its own signs | a program may hold a shorter fence in a text |
