@@ -17,6 +17,8 @@ class Returned:
     """What one call gave back: plain data in the jail's own form, hostile until compared."""
 
     data: Any
+    arguments: Any = None
+    """The arguments as the call left them, a sequence in the same form."""
 
 
 @dataclass(frozen=True)

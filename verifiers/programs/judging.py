@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from verifiers.programs.box import Box, Raised, Ran, Returned
+from verifiers.programs.box import Box, Raised, Ran
 from verifiers.programs.cases import Call, Check, Kind, Stdin, Suite
 from verifiers.programs.output import same_output
 from verifiers.verdict import Status
@@ -97,7 +97,7 @@ Found = tuple[Result, str, Failure]
 
 def _calls(suite: Suite, source: str, group: Group, box: Box) -> Found:
     cases = cast("tuple[Call, ...]", group)
-    source, name, wrapped = _entry(suite, source)
+    source, name = _entry(suite, source)
     ran = box.call(source, name, tuple(case.arguments for case in cases), suite.seconds)
     for at, case in enumerate(cases):
         asked = f"{suite.entry_point}({', '.join(map(repr, case.arguments))})"
@@ -107,17 +107,14 @@ def _calls(suite: Suite, source: str, group: Group, box: Box) -> Found:
         value = ran.values[at]
         if isinstance(value, Raised):
             return "error", ran.level, _with(failure, raised=value)
-        if not _right(case, value, box, wrapped):
+        if case.returns and not box.equal(value.data, case.expected):
             return "wrong", ran.level, _with(failure, got=box.show(value.data))
+        if case.after is not None and not box.equal(value.arguments, case.after):
+            got = f"arguments afterwards {box.show(value.arguments)}"
+            return "wrong", ran.level, _with(failure, got=got)
     # All values are right, but a run that did not end well is no pass.
     last = Failure(cases[-1].index, cases[-1].hidden, raised=ran.raised)
     return ("pass" if ran.ended == "returned" else _unfinished(ran)), ran.level, last
-
-
-def _right(case: Call, value: Returned, box: Box, wrapped: bool) -> bool:
-    if not wrapped:
-        return box.equal(value.data, case.expected)
-    return box.equal(value.data, [case.expected, list(case.after or ())])
 
 
 def _scripts(suite: Suite, source: str, group: Group, box: Box) -> Found:
@@ -137,7 +134,7 @@ def _scripts(suite: Suite, source: str, group: Group, box: Box) -> Found:
 
 def _checks(suite: Suite, source: str, group: Group, box: Box) -> Found:
     level, failure = "", Failure(0, False)
-    source, name, _ = _entry(suite, source)
+    source, name = _entry(suite, source)
     for case in cast("tuple[Check, ...]", group):
         ran = box.check(source, name, case.prompt, case.check, suite.seconds)
         level, failure = ran.level, Failure(case.index, case.hidden, raised=ran.raised)
@@ -165,20 +162,13 @@ def _unfinished(ran: Ran) -> Result:
     return "protocol" if ran.ended == "returned" else ran.ended
 
 
-def _entry(suite: Suite, source: str) -> tuple[str, str, bool]:
-    """The source with what calls a method, or reports arguments, after it: line numbers stay the program's."""
+def _entry(suite: Suite, source: str) -> tuple[str, str]:
+    """The source with what calls a method after it, and the function to call: line numbers stay the program's."""
     owner, _, method = suite.entry_point.partition(".")
-    called = f"{owner}().{method}" if method else owner
-    first = suite.cases[0]  # all tests of a suite compare the same things
-    in_place = isinstance(first, Call) and first.after is not None
-    if in_place:
-        kept = "returned" if isinstance(first, Call) and first.returns else "None"
-        body = f"    returned = {called}(*arguments)\n    return [{kept}, list(arguments)]"
-    elif method:
-        body = f"    return {called}(*arguments)"
-    else:
-        return source, suite.entry_point, False
-    return f"{source}\n\n\ndef judged_entry_point(*arguments):\n{body}\n", "judged_entry_point", in_place
+    if not method:
+        return source, suite.entry_point
+    body = f"    return {owner}().{method}(*arguments)"
+    return f"{source}\n\n\ndef judged_entry_point(*arguments):\n{body}\n", "judged_entry_point"
 
 
 def _with_preamble(suite: Suite, program: str) -> tuple[str, int]:
@@ -194,7 +184,7 @@ def _with_preamble(suite: Suite, program: str) -> tuple[str, int]:
 def _wanted(case: Call) -> str:
     wanted = [repr(case.expected)] if case.returns else []
     if case.after is not None:
-        wanted.append(f"arguments afterwards {', '.join(map(repr, case.after))}")
+        wanted.append(f"arguments afterwards {case.after!r}")
     return "; ".join(wanted)
 
 
