@@ -26,6 +26,8 @@ class Jail:
         """Open it. Raises SandboxRefused."""
         try:
             self._api: Any = importlib.import_module("verifiers.sandbox")
+            self._data: Any = importlib.import_module("verifiers.sandbox.data")
+            self._programs: Any = importlib.import_module("verifiers.sandbox.programs")
         except ImportError as error:
             raise SandboxRefused(f"verifiers.sandbox cannot be imported ({error})") from error
         try:
@@ -35,33 +37,34 @@ class Jail:
 
     def call(self, source: str, entry_point: str, arguments: tuple[tuple[Any, ...], ...], seconds: float) -> Ran:
         """Define the program once and call its entry point with each tuple of arguments."""
-        return self._run(self._api.Calls(source, entry_point, arguments), seconds)
+        return self._run(self._programs.Calls(source, entry_point, arguments), seconds)
 
     def script(self, source: str, stdin: str, seconds: float) -> Ran:
         """Run the program as a script."""
-        return self._run(self._api.Script(source, stdin), seconds)
+        return self._run(self._programs.Script(source, stdin), seconds)
 
     def check(self, source: str, entry_point: str, prompt: str, check: str, seconds: float) -> Ran:
         """Run `check(candidate)` in one jail while the program runs in another."""
-        return self._run(self._api.Checked(source, prompt, check, entry_point), seconds)
+        return self._run(self._programs.Checked(source, prompt, check, entry_point), seconds)
 
     def equal(self, found: Any, expected: Any) -> bool:
         """By the sandbox's policy of comparison."""
-        return bool(self._api.equal(found, expected))
+        return bool(self._data.equal(found, expected))
 
     def show(self, found: Any) -> str:
         """As the sandbox writes plain data."""
-        return str(self._api.show(found))
+        return str(self._data.show(found))
 
     def close(self) -> None:
         """End its workers."""
         self._sandbox.close()
 
     def _run(self, program: Any, seconds: float) -> Ran:
-        outcome = self._sandbox.run(program, self._api.Limits(seconds=seconds))
+        outcome = self._sandbox.run(program, self._programs.Limits(seconds=seconds))
         ended: Ended = outcome.ended
         values = tuple(
-            Returned(value.data) if isinstance(value, self._api.Value) else _raised(value) for value in outcome.values
+            Returned(value.data, value.arguments) if isinstance(value, self._programs.Value) else _raised(value)
+            for value in outcome.values
         )
         return Ran(
             ended,
@@ -75,7 +78,7 @@ class Jail:
 
 
 def _raised(value: Any) -> Raised:
-    return Raised(value.name, value.message, value.line)
+    return Raised(value.type, value.message, value.line)
 
 
 _lock = threading.Lock()

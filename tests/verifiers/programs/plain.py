@@ -30,7 +30,7 @@ except BaseException as error:
 else:
     for given in arguments:
         try:
-            values.append(["returned", function(*given)])
+            values.append(["returned", function(*given), given])
         except BaseException as error:
             values.append(raised(error))
     print(repr([None, values]), file=out)
@@ -71,7 +71,7 @@ class PlainBox:
         if not done.stdout:
             return Ran("died", "plain")
         failed, values = ast.literal_eval(done.stdout)
-        found = tuple(Returned(v[1]) if v[0] == "returned" else Raised(*v[1:]) for v in values)
+        found = tuple(Returned(v[1], v[2]) if v[0] == "returned" else Raised(*v[1:]) for v in values)
         return Ran("raised" if failed else "returned", "plain", found, raised=Raised(*failed[1:]) if failed else None)
 
     def script(self, source: str, stdin: str, seconds: float) -> Ran:
