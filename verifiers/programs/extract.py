@@ -26,7 +26,7 @@ LONGEST_PROGRAM = 65_536
 
 _FENCE = re.compile(r"^([ ]{0,8})(`{3,}|~{3,})[ \t]*([^\n`]*?)[ \t]*\r?$", re.MULTILINE)
 _PYTHON = frozenset({"python", "python3", "py", "py3"})
-_STARTS = re.compile(r"^(?:(?:async )?def|class|import|from|@)[ \w]", re.MULTILINE)
+_STARTS = re.compile(r"^(?:(?:async )?def \w+\(|class \w+[:(]|import \w|from [\w.]+ import |@\w)", re.MULTILINE)
 
 
 def extract_program(text: str, profile: str = "strict", *, truncated: bool = False) -> Extraction:

@@ -138,12 +138,15 @@ def _checks(suite: Suite, source: str, group: Group, box: Box) -> Found:
     for case in cast("tuple[Check, ...]", group):
         ran = box.check(source, name, case.prompt, case.check, suite.seconds)
         level, failure = ran.level, Failure(case.index, case.hidden, raised=ran.raised)
-        if ran.ended != "returned":
+        if ran.ended not in ("returned", "raised"):
             return _unfinished(ran), level, failure
-        if not ran.passed:
-            assertion = ran.raised is None or ran.raised.name == "AssertionError"
-            asked = _line(case.check, ran.raised.line if ran.raised else None)
-            return ("wrong" if assertion else "error"), level, _with(failure, asked=asked)
+        if ran.ended != "returned" or not ran.passed:
+            raised = ran.raised
+            if raised is None or raised.name != "AssertionError":
+                return "error", level, failure
+            # An assertion's line is the check's own, and says what was asked.
+            asked = Failure(case.index, case.hidden, _line(case.check, raised.line), raised=Raised(raised.name))
+            return "wrong", level, asked
     return "pass", level, failure
 
 

@@ -113,5 +113,5 @@ class PlainBox:
             return None
 
 
-def tests_of(*rows: dict[str, Any]) -> list[str]:
+def column_of(*rows: dict[str, Any]) -> list[str]:
     return [json.dumps(row) for row in rows]
