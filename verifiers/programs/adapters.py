@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from verifiers.programs.cases import TestsError
+from verifiers.programs.cases import TestsError, check_tests
 
 Row = Mapping[str, Any]
 
@@ -187,9 +187,10 @@ def _check(test: dict[str, Any]) -> dict[str, Any]:
 
 def _ours(name: str, question: str, solution: Any, tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A reference program becomes a solution as a model would write it: in a block."""
-    if not tests:
-        raise TestsError("There are no tests: a program that nothing tests cannot pass.")
-    row: dict[str, Any] = {"id": name, "question": question, "tests": [json.dumps(test) for test in tests]}
+    column = [json.dumps(test) for test in tests]
+    if refusal := check_tests(column):
+        raise TestsError(refusal)
+    row: dict[str, Any] = {"id": name, "question": question, "tests": column}
     if isinstance(solution, str) and solution.strip():
         row["solution"] = "```python\n" + solution.replace("\r\n", "\n").strip("\n") + "\n```"
     return row

@@ -1,4 +1,4 @@
-"""From program and tests to an outcome, a verdict and a feedback: through a box, and against every way a run can end."""
+"""From program and tests to an outcome, a verdict and a feedback: through a box, and against all ways a run can end."""
 
 from __future__ import annotations
 
