@@ -113,9 +113,9 @@ class RunConfig:
     """Which marks count as an answer: strict is boxed, `Answer:` and ####; lenient adds the phrases models use unasked;
     last_number adds the last number where nothing is marked. Not given: last_number for generated sums, else strict."""
 
-    sandbox: Literal["auto", "bwrap", "landlock", "unsafe"] = "auto"
-    """Where programs of problems with tests run: auto is the strongest isolation that works; unsafe is none at all and
-    never chosen by itself."""
+    sandbox: Literal["auto", "bwrap", "landlock", "external", "unsafe"] = "auto"
+    """Where programs of problems with tests run: auto is the strongest isolation that works; external says that all of
+    this runs inside an isolation of your own; unsafe is none at all and never chosen by itself."""
 
     steps: int | None = None
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""

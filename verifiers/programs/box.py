@@ -17,7 +17,7 @@ class Returned:
     """What one call gave back: plain data in the jail's own form, hostile until compared."""
 
     data: Any
-    arguments: Any = None
+    arguments: Any = ("none", None)
     """The arguments as the call left them, a sequence in the same form."""
 
 
@@ -50,8 +50,10 @@ class Ran:
 class Box(Protocol):
     """A jail that is open."""
 
-    def call(self, source: str, entry_point: str, arguments: tuple[tuple[Any, ...], ...], seconds: float) -> Ran:
-        """Define the program once and call its entry point with each tuple of arguments."""
+    def call(
+        self, source: str, entry_point: str, arguments: tuple[tuple[Any, ...], ...], seconds: float, after: bool = False
+    ) -> Ran:
+        """Define the program once and call its entry point with each tuple of arguments; `after` reports those too."""
         ...
 
     def script(self, source: str, stdin: str, seconds: float) -> Ran:

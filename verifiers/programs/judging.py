@@ -98,7 +98,8 @@ Found = tuple[Result, str, Failure]
 def _calls(suite: Suite, source: str, group: Group, box: Box) -> Found:
     cases = cast("tuple[Call, ...]", group)
     source, name = _entry(suite, source)
-    ran = box.call(source, name, tuple(case.arguments for case in cases), suite.seconds)
+    after = any(case.after is not None for case in cases)
+    ran = box.call(source, name, tuple(case.arguments for case in cases), suite.seconds, after)
     for at, case in enumerate(cases):
         asked = f"{suite.entry_point}({', '.join(map(repr, case.arguments))})"
         failure = Failure(case.index, case.hidden, asked, _wanted(case))

@@ -63,7 +63,9 @@ class PlainBox:
     def __init__(self) -> None:
         self.given: list[tuple[Any, ...]] = []
 
-    def call(self, source: str, entry_point: str, arguments: tuple[tuple[Any, ...], ...], seconds: float) -> Ran:
+    def call(
+        self, source: str, entry_point: str, arguments: tuple[tuple[Any, ...], ...], seconds: float, after: bool = False
+    ) -> Ran:
         self.given.append(arguments)
         done = self._python(_CALLS, repr((source, entry_point, arguments)), seconds)
         if done is None:
