@@ -11,8 +11,6 @@ import pytest
 
 from verifiers.programs import TestsError, adapted, extract_program, judge_program, layout_of, parse_tests
 
-from .plain import PlainBox
-
 HUMANEVAL = {
     "task_id": "HumanEval/900",
     "prompt": "from typing import List\n\n\ndef half(n):\n    return n // 2\n\n\n"
@@ -90,7 +88,7 @@ SETS = [
 
 
 @pytest.mark.parametrize(("row", "layout", "right", "wrong", "hidden"), SETS)
-def test_a_row_becomes_a_problem_that_its_own_solution_solves(row, layout, right, wrong, hidden):
+def test_a_row_becomes_a_problem_that_its_own_solution_solves(row, layout, right, wrong, hidden, box):
     assert layout_of(list(row)) == layout
     ours = adapted(row, layout)
     assert ours["id"]
@@ -98,9 +96,9 @@ def test_a_row_becomes_a_problem_that_its_own_solution_solves(row, layout, right
     suite = parse_tests(ours["tests"])
     assert sum(case.hidden for case in suite.cases) == hidden
     program = right or extract_program(ours["solution"]).answer
-    assert judge_program(suite, program, PlainBox()).result == "pass"
-    assert judge_program(suite, wrong, PlainBox()).result in ("wrong", "error")
-    assert judge_program(suite, "", PlainBox()).result != "pass"
+    assert judge_program(suite, program, box).result == "pass"
+    assert judge_program(suite, wrong, box).result in ("wrong", "error")
+    assert judge_program(suite, "", box).result != "pass"
 
 
 @pytest.mark.parametrize("row", [HUMANEVAL, MBPP, APPS_STDIN, LIVE])

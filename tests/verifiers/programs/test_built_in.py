@@ -10,8 +10,6 @@ import pytest
 
 from verifiers.programs import built_in, extract_program, judge_program, parse_tests
 
-from .plain import PlainBox
-
 
 def suite_of(row):
     return parse_tests([json.dumps(test) for test in row["tests"]])
@@ -36,25 +34,25 @@ def test_no_hidden_test_is_in_a_question(row):
         assert f"Input:\n{getattr(case, 'stdin', None)}\n" not in row["question"]
 
 
-def test_references_pass_and_wrong_solutions_fail():
+def test_references_pass_and_wrong_solutions_fail(fast_box):
     def wrongly_judged(row):
         suite = suite_of(row)
         results = []
         for text in (row["solution"], *row["wrong"]):
             program = extract_program(text).answer
             assert program is not None
-            results.append(judge_program(suite, program, PlainBox()).result)
+            results.append(judge_program(suite, program, fast_box).result)
         return None if results[0] == "pass" and set(results[1:]) <= {"wrong", "error"} else (row["id"], results)
 
     with ThreadPoolExecutor(2) as pool:
         assert [found for found in pool.map(wrongly_judged, built_in()) if found] == []
 
 
-def test_some_wrong_solutions_are_found_by_hidden_tests_alone():
+def test_some_wrong_solutions_are_found_by_hidden_tests_alone(fast_box):
     rows = [row for row in built_in() if row["difficulty"] == "medium"]
     only_hidden = 0
     for row in rows[:8]:
         for text in row["wrong"]:
-            outcome = judge_program(suite_of(row), extract_program(text).answer or "", PlainBox())
+            outcome = judge_program(suite_of(row), extract_program(text).answer or "", fast_box)
             only_hidden += outcome.failure is not None and outcome.failure.hidden
     assert only_hidden >= 3

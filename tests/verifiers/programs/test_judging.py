@@ -58,49 +58,49 @@ def fenced(program: str) -> str:
         (CHECK, "def add(a): return a", "error", 0),
     ],
 )
-def test_known_programs(tests, program, result, test):
-    outcome = judge_program(parse_tests(tests), program, PlainBox())
+def test_known_programs(tests, program, result, test, box):
+    outcome = judge_program(parse_tests(tests), program, box)
     assert outcome.result == result
     assert (outcome.failure.index if outcome.failure else None) == test
-    verdict = verify_program(tests, fenced(program), box=PlainBox())
+    verdict = verify_program(tests, fenced(program), box=box)
     assert verdict.status == STATUS[result]
-    assert verdict.level == "plain"
+    assert verdict.level == outcome.level
     assert bool(verdict.feedback) == (result != "pass")
 
 
-def test_a_loop_is_a_timeout():
+def test_a_loop_is_a_timeout(box):
     tests = column_of({"call": "f", "args": [], "expected": 1, "seconds": 0.5})
-    verdict = verify_program(tests, fenced("def f():\n    while True: pass"), box=PlainBox())
+    verdict = verify_program(tests, fenced("def f():\n    while True: pass"), box=box)
     assert (verdict.status, verdict.score) == ("timeout", 0.0)
     assert "time" in verdict.feedback
     assert "f()" in verdict.feedback
 
 
-def test_in_place_tasks_are_judged_by_what_they_leave():
+def test_in_place_tasks_are_judged_by_what_they_leave(box):
     tests = column_of({"call": "clear", "args": [[1, 2], 0], "args_after": [[], 0]})
-    assert verify_program(tests, fenced("def clear(x, n): x.clear(); return 'whatever'"), box=PlainBox()).correct
-    wrong = verify_program(tests, fenced("def clear(x, n): x.pop()"), box=PlainBox())
+    assert verify_program(tests, fenced("def clear(x, n): x.clear(); return 'whatever'"), box=box).correct
+    wrong = verify_program(tests, fenced("def clear(x, n): x.pop()"), box=box)
     assert "Got: arguments afterwards" in wrong.feedback
     both = column_of({"call": "clear", "args": [[1, 2], 0], "args_after": [[], 0], "expected": 2})
-    assert not verify_program(both, fenced("def clear(x, n): x.clear(); return 1"), box=PlainBox()).correct
+    assert not verify_program(both, fenced("def clear(x, n): x.clear(); return 1"), box=box).correct
 
 
-def test_methods_are_called_on_a_new_object():
+def test_methods_are_called_on_a_new_object(box):
     tests = column_of(
         {"call": "Counter.add", "args": [1], "expected": 1}, {"call": "Counter.add", "args": [2], "expected": 2}
     )
     program = "class Counter:\n    def __init__(self): self.n = 0\n    def add(self, k): self.n += k; return self.n"
-    assert verify_program(tests, fenced(program), box=PlainBox()).correct
+    assert verify_program(tests, fenced(program), box=box).correct
 
 
-def test_a_preamble_comes_first_and_lines_stay_the_programs_own():
+def test_a_preamble_comes_first_and_lines_stay_the_programs_own(box):
     tests = column_of(
         {"call": "f", "args": [4], "expected": 2.0, "preamble": "import math\n\n\ndef half(n): return n / 2\n"}
     )
-    assert verify_program(tests, fenced("def f(n): return half(n)"), box=PlainBox()).correct
-    assert "line 2" in verify_program(tests, fenced("def f(n):\n    return n[0]"), box=PlainBox()).feedback
+    assert verify_program(tests, fenced("def f(n): return half(n)"), box=box).correct
+    assert "line 2" in verify_program(tests, fenced("def f(n):\n    return n[0]"), box=box).feedback
     future = "from __future__ import annotations\ndef f(n): return n / 2"
-    assert verify_program(tests, fenced(future), box=PlainBox()).correct
+    assert verify_program(tests, fenced(future), box=box).correct
 
 
 def test_visible_and_hidden_inputs_never_share_a_run():
@@ -122,16 +122,16 @@ LEAKS = [
 
 @pytest.mark.parametrize("program", LEAKS)
 @pytest.mark.parametrize("tests", [ADD, CHECK])
-def test_nothing_of_a_hidden_test_is_told(tests, program):
-    verdict = verify_program(tests, fenced(program), box=PlainBox())
+def test_nothing_of_a_hidden_test_is_told(tests, program, box):
+    verdict = verify_program(tests, fenced(program), box=box)
     assert verdict.status == "wrong"
     assert str(SECRET) not in verdict.feedback + verdict.reason
     assert "passes the tests that are shown" in verdict.feedback
 
 
 @pytest.mark.parametrize("ending", [f"raise ValueError({READ[:4]!r}, a)", "print(a)", "import sys; sys.exit(f'{a}')"])
-def test_nothing_of_a_hidden_input_is_told(ending):
-    verdict = verify_program(LINES, fenced(f"{READ}if a < 9:\n    print(a + b)\nelse:\n    {ending}"), box=PlainBox())
+def test_nothing_of_a_hidden_input_is_told(ending, box):
+    verdict = verify_program(LINES, fenced(f"{READ}if a < 9:\n    print(a + b)\nelse:\n    {ending}"), box=box)
     assert verdict.status == "wrong"
     assert str(SECRET) not in verdict.feedback + verdict.reason
 
@@ -167,11 +167,11 @@ def test_a_jail_that_fails_says_nothing_about_the_program():
     assert verify_program(ADD, fenced("x = 1"), box=broken).score is None
 
 
-def test_without_tests_or_without_a_program_there_is_no_pass():
-    assert verify_program([], fenced("x = 1"), box=PlainBox()).status == "unjudged"
-    assert verify_program(["{}"], fenced("x = 1"), box=PlainBox()).score is None
-    assert verify_program(ADD, "I cannot.", box=PlainBox()).status == "no_answer"
-    assert verify_program(ADD, "```python\ndef add", truncated=True, box=PlainBox()).status == "truncated"
+def test_without_tests_or_without_a_program_there_is_no_pass(box):
+    assert verify_program([], fenced("x = 1"), box=box).status == "unjudged"
+    assert verify_program(["{}"], fenced("x = 1"), box=box).score is None
+    assert verify_program(ADD, "I cannot.", box=box).status == "no_answer"
+    assert verify_program(ADD, "```python\ndef add", truncated=True, box=box).status == "truncated"
 
 
 def test_the_public_door_judges_problems_with_tests_as_programs():
