@@ -2,13 +2,13 @@ r"""Programs: which text of a completion is one, what its tests say, and what it
 
 Promised: `pass` only if every test's value or output was compared equal in this process, never because of anything
 the program said about itself; no tests never pass; a jail that fails is no verdict on the program. Never here: a
-program run outside a jail, or a hidden test in a text a model may read.
+program run outside a jail, or a hidden test in a text a model may read. Public layouts are read by
+`verifiers.programs.adapters`.
 
     >>> extract_program("Sure:\n```python\nprint(1)\n```").answer
     'print(1)\n'
 """
 
-from verifiers.programs.adapters import adapted, layout_of
 from verifiers.programs.box import Box, Raised, Ran, Returned
 from verifiers.programs.built_in import built_in
 from verifiers.programs.cases import Call, Check, Stdin, Suite, TestsError, check_tests, parse_tests
@@ -33,14 +33,12 @@ __all__ = [
     "Stdin",
     "Suite",
     "TestsError",
-    "adapted",
     "built_in",
     "check_tests",
     "extract_program",
     "feedback",
     "install",
     "judge_program",
-    "layout_of",
     "open_sandbox",
     "parse_tests",
     "same_output",

@@ -8,6 +8,7 @@
 | blocks are never joined | which parts belong together would be a guess |
 | a last block that never closes: no answer | its end was cut; an earlier block was replaced by what was being written |
 | a block closes at a line of as many or more of its own signs | a program may hold a shorter fence in a text |
+| a fence with a language inside one without opens a block of its own | models write a stray fence first |
 | an indented fence takes its indentation off its lines | a program inside a list item is a program |
 | other languages never count | a shell line or an example of output is not the program |
 | a block without a language, and text without a block, count in `lenient` alone | they may as well be output or prose |
@@ -83,7 +84,7 @@ def _last_block(region: str, lenient: bool) -> tuple[str | None, bool, bool]:
     any_fence = False
     for fence in _FENCE.finditer(region):
         any_fence = True
-        if start is None:
+        if start is None or (fence[3] and not start[3]):
             start = fence
         elif fence[2].startswith(start[2]) and not fence[3]:
             if _counts(start, lenient):

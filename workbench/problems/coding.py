@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from dataclasses import replace
 
-from verifiers.programs import TestsError, adapted, built_in, layout_of
+from verifiers.programs import TestsError, built_in
+from verifiers.programs.adapters import adapted, layout_of
 from workbench.errors import UsageError, nearest
 from workbench.problems.reading import Row, Rows
 from workbench.records import Problem

@@ -9,7 +9,8 @@ import zlib
 
 import pytest
 
-from verifiers.programs import TestsError, adapted, extract_program, judge_program, layout_of, parse_tests
+from verifiers.programs import TestsError, extract_program, judge_program, parse_tests
+from verifiers.programs.adapters import adapted, layout_of
 
 HUMANEVAL = {
     "task_id": "HumanEval/900",

@@ -19,6 +19,7 @@ SOURCE = st.text(st.characters(blacklist_categories=("Cs",), blacklist_character
         (ONE, "first = 1\n"),
         (f"{ONE}\nBetter:\n{TWO}\nDone.", "second = 2\n"),
         (f"<think>{ONE}</think>\n{TWO}", "second = 2\n"),
+        ("```\n\n```python\nx = 1\n```\nDone.", "x = 1\n"),
         ("```py\nx = 1\n```", "x = 1\n"),
         ("```Python3\nx = 1\n```", "x = 1\n"),
         ("~~~python\nx = '```'\n```\ny = 2\n~~~", "x = '```'\n```\ny = 2\n"),
