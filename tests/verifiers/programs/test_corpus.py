@@ -8,7 +8,6 @@ import pytest
 
 from verifiers.programs import judge_program, parse_tests
 
-from ..conftest import shared as shared
 from .plain import column_of
 
 
