@@ -9,8 +9,19 @@ from typing import Any, get_args
 import pytest
 
 import verifiers
-from verifiers.programs import Raised, Ran, Returned, feedback, install, judge_program, parse_tests, verify_program
+from verifiers.programs import (
+    Failure,
+    Raised,
+    Ran,
+    Returned,
+    feedback,
+    install,
+    judge_program,
+    parse_tests,
+    verify_program,
+)
 from verifiers.programs.box import Ended
+from verifiers.programs.feedback import neutral
 from verifiers.programs.judging import STATUS
 
 from .plain import PlainBox, column_of
@@ -127,6 +138,9 @@ def test_nothing_of_a_hidden_test_is_told(tests, program, box):
     assert verdict.status == "wrong"
     assert str(SECRET) not in verdict.feedback + verdict.reason
     assert "passes the tests that are shown" in verdict.feedback
+    failure = judge_program(parse_tests(tests), program, box).failure
+    assert failure is not None
+    assert failure == Failure(failure.index, True)  # not even the outcome keeps it
 
 
 @pytest.mark.parametrize("ending", [f"raise ValueError({READ[:4]!r}, a)", "print(a)", "import sys; sys.exit(f'{a}')"])
@@ -213,3 +227,7 @@ def test_feedback_is_small_and_does_not_act():
         ):
             assert sign not in text, sign
         text.encode("utf-8")
+
+
+def test_colours_vanish_and_other_signs_that_act_are_spelt():
+    assert neutral("\x1b[31mred\x1b[0m \x1b]0;title\x07\x07\u202e") == "red  \\x07\\u202e".replace("  ", " ")
