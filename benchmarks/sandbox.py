@@ -1,6 +1,6 @@
 """What isolation costs: runs in each jail beside an unisolated `python -I -S -E -c`, interleaved.
 
-    python benchmarks/sandbox.py [--rounds 100]
+python benchmarks/sandbox.py [--rounds 100]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,7 +40,7 @@ def latency(boxes: dict[str, Sandbox], rounds: int) -> None:
     ways: dict[str, Callable[[], object]] = {"plain": plain}
     for level, box in boxes.items():
         for name, program in (("calls", CALLS), ("script", SCRIPT), ("check", CHECK)):
-            ways[f"{level} {name}"] = (lambda box, program: lambda: box.run(program))(box, program)
+            ways[f"{level} {name}"] = partial(box.run, program)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -67,13 +68,13 @@ def throughput(level: str, workers: int, seconds: float = 3.0) -> None:
             with ThreadPoolExecutor(workers) as threads:
                 done = sum(future.result() for future in [threads.submit(keep) for _ in range(workers)])
             rates[name] = done / seconds
-    print(f"{level} with {workers}: {rates[level]:.0f} runs/s, plain {rates['plain']:.0f}, {rates[level] / rates['plain']:.2f} x")
+    print(f"{level} x{workers}: {rates[level]:.0f} /s, plain {rates['plain']:.0f}: {rates[level] / rates['plain']:.2f}")
 
 
 def overshoot(box: Sandbox, rounds: int) -> None:
     spin = Calls("def f():\n    while True: pass\n", "f", ((),))
     late = [box.run(spin, Limits(seconds=0.2)).wall_seconds - 0.2 for _ in range(rounds)]
-    print(f"{box.level} deadline overshoot: median {1000 * statistics.median(late):.1f} ms, most {1000 * max(late):.1f} ms")
+    print(f"{box.level} overshoot: median {1000 * statistics.median(late):.1f} ms, most {1000 * max(late):.1f} ms")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -58,6 +59,8 @@ class Sandbox:
         if workers < 1:
             raise ValueError(f"workers={workers}: at least one must run programs. Give 1 or more.")
         failures: list[tuple[str, str]] = []
+        if sys.platform != "linux":
+            raise SandboxUnavailable(refusal([(level, f"{sys.platform}: jails need Linux")]))
         for tried in ("bwrap", "landlock") if level == "auto" else (level,):
             for attempt in range(2):  # a failure that is gone at once was the moment's, not the machine's
                 try:
@@ -85,10 +88,13 @@ class Sandbox:
             return outcome
 
     def _once(self, program: Program, limits: Limits) -> Outcome:
-        jails = [self._take() for _ in range(2 if isinstance(program, Checked) else 1)]
+        jails: list[Jail] = []
         run = Run(program, limits)
-        broken = set(jails)
+        broken: set[Jail] = set()
         try:
+            for _ in range(2 if isinstance(program, Checked) else 1):
+                jails.append(self._take())
+            broken = set(jails)  # until the run says otherwise
             outcome = run.go(jails)
             broken = set(dirty(run.children))
             return outcome

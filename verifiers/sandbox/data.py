@@ -27,8 +27,9 @@ NODES = 2_000_000
 DEPTH = 200
 TOLERANCE = 1e-6
 """Relative, where either side is a float."""
-CONTAINERS = ("list", "tuple", "set", "dict")
-LISTED = (range, type({}.keys()), type({}.values()), type({}.items()))
+CONTAINERS = ("list", "tuple", "set", "frozenset", "dict")
+BASES: dict[Any, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
+LISTED: tuple[type, ...] = (range, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class DataError(ValueError):
@@ -83,10 +84,10 @@ def _line(item: Any, lines: list[str]) -> list[Any] | None:
 
 
 def _container(kind: type, item: Any, lines: list[str]) -> list[Any] | None:
-    for base, tag in ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "set")):
-        if issubclass(kind, base):
-            children = list(base.__iter__(item))  # type: ignore[attr-defined]
-            break
+    children: list[Any]
+    base = next((base for base in BASES if issubclass(kind, base)), None)
+    if base is not None:
+        tag, children = BASES[base], list(base.__iter__(item))
     else:
         if issubclass(kind, dict):
             tag, children = "dict", [part for pair in dict.items(item) for part in pair]
@@ -148,24 +149,41 @@ def _node(tag: bytes, rest: bytes, open_nodes: list[tuple[str, int, list[Data]]]
 
 
 def _scalar(name: str, text: str) -> Any:
-    if name == "none":
-        return None
-    if name == "bool":
-        return text == "1"
-    if name == "int":
-        return int(text, 16)  # linear in its length, unlike decimal
-    if name == "float":
-        return float.fromhex(text)
-    if name == "complex":
-        real, imaginary = text.split(" ")
-        return complex(float.fromhex(real), float.fromhex(imaginary))
-    if name == "bytes":
-        return bytes.fromhex(text)
-    if name in ("str", "opaque"):
-        string = json.loads(text)
-        if type(string) is str:
-            return string
-    raise DataError("an unknown tag")
+    if name not in SCALARS:
+        raise DataError("an unknown tag")
+    return SCALARS[name](text)
+
+
+def _none(text: str) -> None:
+    return None
+
+
+def _complex(text: str) -> complex:
+    real, imaginary = text.split(" ")
+    return complex(float.fromhex(real), float.fromhex(imaginary))
+
+
+def _string(text: str) -> str:
+    string = json.loads(text)
+    if type(string) is not str:
+        raise DataError("no string")
+    return string
+
+
+def _int(text: str) -> int:
+    return int(text, 16)  # linear in its length, unlike decimal
+
+
+SCALARS = {
+    "none": _none,
+    "bool": "1".__eq__,
+    "int": _int,
+    "float": float.fromhex,
+    "complex": _complex,
+    "bytes": bytes.fromhex,
+    "str": _string,
+    "opaque": _string,
+}
 
 
 def equal(found: Data, expected: Any) -> bool:
@@ -189,27 +207,36 @@ def _same(found: Data, expected: Data) -> bool:
         kinds = {_family(left), _family(right)}
         if len(kinds) > 1 or "opaque" in kinds:
             return False
-        if "sequence" in kinds or "dict" in kinds or "set" in kinds:
-            if len(a) != len(b):
+        if left in CONTAINERS:
+            members = _members(_family(left), a, b)
+            if members is None:
                 return False
-            if left == "set" and sorted(map(_canonical, a)) != sorted(map(_canonical, b)):
-                return False
-            if left == "dict":
-                pairs = _pairs(a), _pairs(b)
-                if [key for key, _ in pairs[0]] != [key for key, _ in pairs[1]]:
-                    return False
-                stack.extend((x, y) for (_, x), (_, y) in zip(*pairs, strict=True))
-            elif left != "set":
-                stack.extend(zip(a, b, strict=True))
+            stack.extend(members)
         elif not _same_scalar(a, b):
             return False
     return True
 
 
+def _members(tag: str, a: tuple[Data, ...], b: tuple[Data, ...]) -> list[tuple[Data, Data]] | None:
+    """The pairs still to compare, or None where the containers differ already."""
+    if len(a) != len(b):
+        return None
+    if tag == "set":
+        return [] if sorted(map(_canonical, a)) == sorted(map(_canonical, b)) else None
+    if tag != "dict":
+        return list(zip(a, b, strict=True))
+    found, expected = _pairs(a), _pairs(b)
+    if [key for key, _ in found] != [key for key, _ in expected]:
+        return None
+    return [(x, y) for (_, x), (_, y) in zip(found, expected, strict=True)]
+
+
 def _family(tag: str) -> str:
     if tag in ("bool", "int", "float", "complex"):
         return "number"
-    return "sequence" if tag in ("list", "tuple") else tag
+    if tag in ("list", "tuple"):
+        return "sequence"
+    return "set" if tag == "frozenset" else tag
 
 
 def _same_scalar(a: Any, b: Any) -> bool:
@@ -241,7 +268,7 @@ def _canonical(node: Data) -> str:
         tag, payload = "float", payload.real
     if tag == "float" and math.isfinite(payload) and payload == int(payload):
         payload = int(payload)
-    if tag == "set":
+    if _family(tag) == "set":
         return "set(" + ",".join(sorted(map(_canonical, payload))) + ")"
     if tag in ("list", "tuple"):
         return "sequence(" + ",".join(map(_canonical, payload)) + ")"
@@ -283,7 +310,7 @@ def build(node: Data) -> Any:
         parts = [build(part) for part in payload]
         return dict(zip(parts[::2], parts[1::2], strict=True))
     if tag in CONTAINERS:
-        return {"list": list, "tuple": tuple, "set": set}[tag](build(part) for part in payload)
+        return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[tag](build(part) for part in payload)
     return payload
 
 
@@ -306,6 +333,6 @@ def show(node: Data, longest: int = 200) -> str:
         left -= len(parts[-1]) + 2
     if tag == "dict":
         parts = [": ".join(parts[i : i + 2]) for i in range(0, len(parts), 2)]
-    opening, closing = {"list": "[]", "tuple": "()", "set": "{}", "dict": "{}"}[tag]
+    brackets = {"list": "[]", "tuple": "()", "dict": "{}"}.get(tag, "{}")
     comma = "," if tag == "tuple" and len(payload) == 1 else ""
-    return opening + ", ".join(parts) + comma + closing
+    return brackets[0] + ", ".join(parts) + comma + brackets[1]

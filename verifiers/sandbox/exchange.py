@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import select
-import signal
-import socket
-import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,173 +10,7 @@ from typing import Any
 from verifiers.sandbox import data
 from verifiers.sandbox.jail import Jail
 from verifiers.sandbox.programs import Calls, Checked, Ended, Limits, Outcome, Program, Raised, Script, Value
-from verifiers.sandbox.server import SETUP_FAILED
-
-KEPT_ERRORS = 1 << 16
-"""Bytes of standard error kept; the rest is counted."""
-GRACE = 1.0
-"""Seconds a killed child has to be reported before the jail counts as broken."""
-
-
-class Stopped(Exception):
-    """The run is over: how, and why."""
-
-    def __init__(self, ended: Ended, reason: str = "") -> None:
-        """Keep both."""
-        super().__init__(reason)
-        self.ended: Ended = ended
-        self.reason = reason
-
-
-class Child:
-    """One forked process and the parent's ends of its descriptors."""
-
-    def __init__(self, jail: Jail, limits: Limits, stdin: str = "") -> None:
-        """Fork it. Raises Stopped('infra_error') where the jail is gone."""
-        self.jail, self.limits = jail, limits
-        self.streams = {"stdout": bytearray(), "stderr": bytearray()}
-        self.counts = {"stdout": 0, "stderr": 0}
-        self.dead = False
-        self.report: dict[str, Any] | None = None
-        self._in = bytearray()
-        self._out = memoryview(b"")
-        text = _sealed(stdin.encode("utf-8", "surrogatepass"))
-        out, out_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        err, err_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for fd in (out_theirs, err_theirs):
-            os.set_blocking(fd, True)
-        self.channel, theirs = socket.socketpair()
-        self.channel.setblocking(False)
-        asked = {
-            "seconds": limits.seconds,
-            "memory": limits.memory_bytes,
-            "file": limits.file_bytes,
-            "processes": jail.processes,
-        }
-        self.pidfd = jail.fork([text, out_theirs, err_theirs, theirs.fileno()], asked)
-        theirs.close()
-        for fd in (text, out_theirs, err_theirs):
-            os.close(fd)
-        self.fds: dict[int, str] = {out: "stdout", err: "stderr", self.channel.fileno(): "channel"}
-        self.poll = select.poll()
-        for fd in self.fds:
-            self.poll.register(fd, select.POLLIN)
-        if self.pidfd is None:
-            self.finish()
-            raise Stopped("infra_error", "the worker did not fork")
-        self.fds[self.pidfd] = "pidfd"
-        self.poll.register(self.pidfd, select.POLLIN)
-
-    def send(self, kind: bytes, body: bytes) -> None:
-        """Queue a frame."""
-        self._out = memoryview(bytes(self._out) + struct.pack("<I", len(body) + 1) + kind + body)
-        self._write()
-
-    def _write(self) -> None:
-        try:
-            while self._out:
-                self._out = self._out[self.channel.send(self._out) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._out = memoryview(b"")  # it hung up: its death or silence says the rest
-        if self.channel.fileno() in self.fds:
-            self.poll.modify(self.channel, select.POLLIN | (select.POLLOUT if self._out else 0))
-
-    def pump(self, seconds: float) -> None:
-        """Move what can be moved within this time."""
-        for fd, events in self.poll.poll(max(0, int(seconds * 1000) + 1)):
-            name = self.fds.get(fd)
-            if name == "pidfd":
-                self.dead = True
-                self.poll.unregister(fd)
-            elif name is not None:
-                if name == "channel" and events & select.POLLOUT:
-                    self._write()
-                if events & ~select.POLLOUT:
-                    self._read(fd, name)
-
-    def _read(self, fd: int, name: str) -> None:
-        try:
-            part = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
-            part = b""
-        if not part:
-            self.poll.unregister(fd)
-            del self.fds[fd]
-            if name != "channel":
-                os.close(fd)
-        elif name == "channel":
-            self._in += part
-        else:
-            self.counts[name] += len(part)
-            keep = self.limits.output_bytes if name == "stdout" else KEPT_ERRORS
-            self.streams[name] += part[: max(0, keep - len(self.streams[name]))]
-            if self.counts[name] > self.limits.output_bytes:
-                raise Stopped("limit", f"more than {self.limits.output_bytes} bytes of {name}")
-
-    def frame(self) -> tuple[bytes, bytes] | None:
-        """The next whole frame, if it is there. Raises Stopped('limit') where it is too long."""
-        if len(self._in) < 4:
-            return None
-        (length,) = struct.unpack_from("<I", self._in)
-        if length > self.limits.result_bytes:
-            raise Stopped("limit", f"a result of more than {self.limits.result_bytes} bytes")
-        if len(self._in) < 4 + length:
-            return None
-        frame = bytes(self._in[4 : 4 + length])
-        del self._in[: 4 + length]
-        return frame[:1], frame[1:]
-
-    def drain(self) -> None:
-        """Read what a dead child left in its pipes; nobody is left to write more."""
-        try:
-            for _ in range(10_000):
-                if not any(name in ("stdout", "stderr", "channel") for name in self.fds.values()):
-                    return
-                before = len(self.fds), len(self._in), self.counts.copy()
-                self.pump(-0.001)
-                if before == (len(self.fds), len(self._in), self.counts):
-                    return
-        except Stopped:
-            return
-
-    def finish(self) -> None:
-        """Kill it, take the server's report, close everything. The report stays None where the jail is broken."""
-        if self.pidfd is not None:
-            if not self.dead:
-                try:
-                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-                except OSError:
-                    pass  # it ended by itself meanwhile
-            self.report = self.jail.receive(GRACE)
-            self.drain()
-        for fd, name in self.fds.items():
-            if name != "channel":
-                os.close(fd)
-        self.fds.clear()
-        self.channel.close()
-
-    def text(self, name: str) -> str:
-        """A stream, decoded."""
-        return self.streams[name].decode("utf-8", "replace")
-
-
-def _sealed(text: bytes) -> int:
-    """A descriptor to read this text from, which nobody can write to."""
-    fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(text)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+from verifiers.sandbox.watching import Child, Stopped
 
 
 class Run:
@@ -205,12 +33,14 @@ class Run:
         try:
             stdin = self.program.stdin if isinstance(self.program, Script) else ""
             self.children.append(Child(jails[0], self.limits, stdin))
+            if isinstance(self.program, Checked):
+                self.children.append(Child(jails[1], self.limits))
+            self._ready(*self.children)
             if isinstance(self.program, Script):
                 self._script(self.program)
             elif isinstance(self.program, Calls):
                 self._calls(self.program)
             else:
-                self.children.append(Child(jails[1], self.limits))
                 self._checked(self.program, *self.children)
         except Stopped as stop:
             ended, reason = stop.ended, stop.reason
@@ -225,9 +55,7 @@ class Run:
         known: list[dict[str, Any]] = [report for report in reports if report is not None]
         first = self.children[0] if self.children else None
         status = first.report["status"] if first is not None and first.report is not None else None
-        if ended in ("died", "returned") and SETUP_FAILED in [r["status"] for r in known] and not self._began:
-            ended, reason = "infra_error", f"the child could not be confined: {first.text('stderr') if first else ''}"
-        elif ended == "died" and (first is None or None in reports):
+        if ended == "died" and (first is None or None in reports):
             ended, reason = "infra_error", "the worker died"
         if ended == "returned" and isinstance(self.program, Script) and status != 0:
             ended = "infra_error" if status is None else "died" if status < 0 else "raised"
@@ -246,9 +74,16 @@ class Run:
             reason,
         )
 
-    @property
-    def _began(self) -> bool:
-        return bool(self.values or self.raised or (self.children and self.children[0].counts["stdout"]))
+    def _ready(self, *children: Child) -> None:
+        """Wait until each child has confined itself. It has been sent nothing yet, so what it says is its own."""
+        for child in children:
+            try:
+                kind, _ = self._next(child)
+            except Stopped as stop:
+                child.drain()
+                raise Stopped("infra_error", f"not confined ({stop.ended}): {child.text('stderr')[-300:]}") from None
+            if kind != b"R":
+                raise Stopped("infra_error", "not confined: an unknown frame")
 
     def _wait(self, *children: Child) -> None:
         left = self.deadline - time.monotonic()

@@ -8,16 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import pwd
 import random
 import select
-import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -85,14 +82,7 @@ def bwrap_arguments(found: Runtime, as_root: bool) -> list[str]:
     arguments += ["--setenv", "LD_LIBRARY_PATH", "/opt/python/lib"]
     if as_root:  # the interpreter is only root's to read
         arguments += ["--uid", "65534", "--gid", "65534"]
-    for folder in ("/usr/lib", "/usr/lib64", "/usr/lib32"):
-        if os.path.isdir(folder):
-            arguments += ["--ro-bind", folder, folder]
-    for folder in ("/lib", "/lib64"):
-        if os.path.islink(folder):
-            arguments += ["--symlink", os.readlink(folder), folder]
-        elif os.path.isdir(folder):
-            arguments += ["--ro-bind", folder, folder]
+    arguments += libraries()
     arguments += ["--ro-bind", found.library, inside, "--ro-bind", found.interpreter, "/opt/python/bin/python"]
     for path in found.shared:
         arguments += ["--ro-bind", path, f"/opt/python/lib/{Path(path).name}"]
@@ -109,8 +99,21 @@ def bwrap_arguments(found: Runtime, as_root: bool) -> list[str]:
     return [*arguments, "--", "/opt/python/bin/python"]
 
 
+def libraries() -> list[str]:
+    """The host's folders of shared libraries, or the links that stand for them."""
+    arguments: list[str] = []
+    for folder in ("/usr/lib", "/usr/lib64", "/lib", "/lib64"):
+        if os.path.islink(folder):
+            arguments += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            arguments += ["--ro-bind", folder, folder]
+    return arguments
+
+
 def unused_user() -> int | None:
     """A user id that nobody has and no process runs as; None where ids cannot be taken."""
+    import pwd
+
     taken = {entry.pw_uid for entry in pwd.getpwall()}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -155,7 +158,7 @@ class Jail:
 
     def _start(self, found: Runtime, theirs: socket.socket) -> subprocess.Popen[bytes]:
         packages = sorted({os.path.dirname(p.replace("/landlockpy/__init__.py", "/x")) for p in found.packages})
-        paths = (packages + ["", ""])[:2]
+        paths = [*packages, "", ""][:2]
         if self.level == "bwrap":
             command = bwrap_arguments(found, as_root=os.geteuid() == 0 and self.user is None)
             modules, paths, readable = "/opt/verifier", ["/opt/packages", ""], ["/"]
@@ -229,13 +232,3 @@ class Jail:
     def _forget(self) -> None:
         self.control.close()
         self._errors.close()
-
-
-def bwrap_missing() -> str | None:
-    """What to say where the program is not installed."""
-    return None if shutil.which("bwrap") else "bwrap: not found"
-
-
-def now() -> float:
-    """Monotonic seconds: deadlines survive a changed clock."""
-    return time.monotonic()

@@ -90,7 +90,7 @@ class Outcome:
     passed: bool | None = None
     """Of `Checked`: what the check said; None where it did not get to the end."""
     raised: Raised | None = None
-    """What kept the source from loading, or a check from passing."""
+    """What kept the source from loading, or a check from passing: then with the check's own failing line."""
     stdout: str = ""
     stderr: str = ""
     exit_status: int | None = None

@@ -13,7 +13,6 @@ import ctypes.util
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,12 +20,15 @@ import types
 from typing import Any
 
 SETUP_FAILED = 70
+# ruff: noqa: SIM905
 CONTROL, RULES = 3, 4
 """Descriptors of the server; in a child 3 is the run's socket and 4 closed."""
 SONAMES = {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}
-PRELOAD = """abc array ast atexit base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses
-datetime decimal enum fractions functools heapq io itertools json math numbers operator os pprint queue random re
-signal statistics string struct tempfile textwrap threading time traceback types typing unicodedata""".split()
+PRELOAD = """
+abc array ast atexit base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses datetime
+decimal enum fractions functools heapq io itertools json math numbers operator os pprint queue random re signal
+statistics string struct tempfile textwrap threading time traceback types typing unicodedata
+""".split()
 
 
 def find_library(name: str) -> str | None:
@@ -62,6 +64,8 @@ def works(landlockpy: Any) -> bool:
 
 
 def set_limits(asked: dict[str, Any]) -> None:
+    import resource
+
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: asked["memory"],
@@ -101,7 +105,7 @@ def prepare(level: str, modules: str, paths: list[str]) -> dict[str, Any]:
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [modules]
     sys.path[:0] = [path for path in paths[:2] if path]
-    for name in PRELOAD:
+    for name in [*PRELOAD, "resource"]:
         __import__(name)
     from verifiers.sandbox import child, policy
 
