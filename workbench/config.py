@@ -90,8 +90,8 @@ class RunConfig:
     """The model of the third role, for recipes that have one; not given: the initial student."""
 
     problems: str | None = None
-    """sums[:terms=2,max=30] (generated), a .jsonl[.gz], .json or .parquet file, a hub id, or a reasoning-gym family.
-    Also --dataset-name."""
+    """sums[:terms=2,max=30] (generated), code[:difficulty=easy] (packaged programs), a .jsonl[.gz], .json or .parquet
+    file, a hub id, or a reasoning-gym family. Also --dataset-name."""
     split: str | None = None
     """Which split of a hub data set; train where it has one."""
     limit: int | None = None
@@ -113,6 +113,10 @@ class RunConfig:
     """Which marks count as an answer: strict is boxed, `Answer:`, #### and <answer>; lenient adds the phrases models
     use unasked; last_number adds the last number where nothing is marked; crisp looks in two places, as that paper's
     grader does. Not given: last_number for generated sums, else strict."""
+
+    sandbox: Literal["auto", "bwrap", "landlock", "external", "unsafe"] = "auto"
+    """Where programs of problems with tests run: auto is the strongest isolation that works; external says that all of
+    this runs inside an isolation of your own; unsafe is none at all and never chosen by itself."""
 
     steps: int | None = None
     """Optimizer steps; if not given 20, or what the recipe was set to for the model. Also --max-steps."""

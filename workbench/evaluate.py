@@ -85,6 +85,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=1, help="for models: completions a problem")
     parser.add_argument("--temperature", type=float, default=0.0, help="for models: 0 is greedy")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="for models: tokens a completion may have")
+    levels = ", ".join(verifiers.SANDBOX_LEVELS)
+    parser.add_argument(
+        "--sandbox", choices=verifiers.SANDBOX_LEVELS, default="auto", help=f"for models: where programs run; {levels}"
+    )
     parser.add_argument("--pool", action="store_true", help="targets are seeds of one job: average within a problem")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--out", help="also write eval.json and eval.jsonl into this folder")
@@ -108,6 +112,7 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     from workbench.parts.contexts import required
     from workbench.parts.phrases import named
     from workbench.parts.refresh import LIVE
+    from workbench.planning import sandboxed
     from workbench.problems import check_needs, graded
     from workbench.problems import load as load_problems
     from workbench.records import Sampling
@@ -120,7 +125,7 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     check_needs(problems, required(context), f"--context {asked.context} shows")
     # Nothing trains here: a set that holds nothing out is asked from its top.
     held_out, lost = graded((problems.held_out or problems.train)[: asked.n], verifiers.check_gold)
-    for line in lost:
+    for line in (*lost, *sandboxed(held_out, asked.sandbox)):
         print(f"note: {printable(line)}", file=sys.stderr)
     retain_heap()
     device = pick_device("auto")
@@ -138,6 +143,8 @@ def judge_again(arm: ArmResult, profile: str, named: bool) -> ArmResult:
     """The same answers under another judge; the text is what counts, not what was once said of it."""
 
     def again(answer: Answer) -> Answer:
+        if answer.gold is None:  # a program was judged by its tests, which are not recorded
+            return answer
         problem = SimpleNamespace(answer=answer.gold)
         verdict = verifiers.verify(problem, answer.text, truncated=answer.stop == "length", profile=profile)
         return replace(answer, status=verdict.status, score=verdict.score, extracted=verdict.extracted)

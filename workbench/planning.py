@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +95,9 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
         other = load(config.held_out, columns=columns, require=config.require)
         found = found.apart_from((*other.train, *other.held_out)[: config.eval_problems])
     else:
-        found = found.with_held_out(config.eval_problems)
+        # The packaged programs bring a held-out part of their own, and are few.
+        own = len(found.held_out) if found.source.partition(":")[0] == "code" else config.eval_problems
+        found = found.with_held_out(min(config.eval_problems, own))
     check_needs(found, recipe.requires, f"recipe {recipe.name} shows the teacher")
     train, lost = graded(found.train, verifiers.check_gold)
     held_out, lost_too = graded(found.held_out, verifiers.check_gold)
@@ -106,7 +109,27 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
     if any(need.startswith("other.") for need in recipe.requires):
         train = pair_with_others(train)
         held_out = pair_with_others(held_out) if held_out else held_out
-    return replace(found, train=train, held_out=held_out), (*lost, *lost_too)
+    said = sandboxed((*train, *held_out), config.sandbox)
+    return replace(found, train=train, held_out=held_out), (*lost, *lost_too, *said)
+
+
+def sandboxed(problems: Sequence[Problem], level: str) -> tuple[str, ...]:
+    """Open the jail that problems with tests need, and say at which level; nothing for other problems.
+
+    Raises InputError where none can be opened at the level asked.
+    """
+    if not any(problem.tests for problem in problems):
+        return ()
+    try:
+        found = verifiers.open_sandbox(level)
+    except verifiers.SandboxRefused as refusal:
+        raise InputError(
+            f"--sandbox {level}: programs cannot be run in isolation here. {refusal} "
+            "Mend one of these, or accept none with --sandbox unsafe."
+        ) from refusal
+    if found == "unsafe":
+        return ("PROGRAMS RUN WITHOUT ISOLATION (--sandbox unsafe): what the model writes can do whatever you can",)
+    return (f"programs run in the sandbox, level {found}",)
 
 
 def _given(config: RunConfig, names: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ searched for `####`, then for its last `\boxed{}`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -276,6 +277,9 @@ def _clean(text: str | None) -> str | None:
 def _tests(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a table cell holds a list as text
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
     items = value if isinstance(value, list | tuple) else [value]
     return tuple(item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in items)
 

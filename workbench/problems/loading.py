@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import verifiers
 from workbench.errors import InputError, UsageError, nearest
 from workbench.problems import columns as cols
+from workbench.problems.coding import code_problems, in_our_columns
 from workbench.problems.pairing import split_train_held_out
 from workbench.problems.procedural import BRIEF, STEP_BY_STEP, Sums, reasoning_gym_problems
 from workbench.problems.reading import Rows, is_path, read_hub, read_path
@@ -85,8 +87,9 @@ def load(
     """Problems from `source`, in its order.
 
     Args:
-        source: `sums[:terms=2,max=30,...]`; a .jsonl[.gz], .json[.gz] or .parquet file or a folder with one; a Hub
-            id `owner/name[:config]`; or the name of a reasoning-gym family.
+        source: `sums[:terms=2,max=30,...]`; `code[:difficulty=easy]`, the packaged programs; a .jsonl[.gz],
+            .json[.gz] or .parquet file or a folder with one; a Hub id `owner/name[:config]`; or the name of a
+            reasoning-gym family.
         split: of a Hub data set or a .json with several lists; by default the only one, or `train`.
         limit: rows read from the top; for generated problems how many there are to train on.
         columns: field to column, over the names that are found by themselves; see `columns.CANDIDATES`.
@@ -101,11 +104,13 @@ def load(
         raise UsageError(f"--limit {limit} loads nothing. Give at least 1, or leave it out.")
     fields = _field_names(require)
     name, _, options = source.partition(":")
-    if name != "sums" and (is_path(source) or "/" in source):
+    if name not in ("sums", "code") and (is_path(source) or "/" in source):
         read = read_path if is_path(source) else read_hub
         return _require(_from_rows(read(source, split, limit), columns), fields)
     if split is not None or columns:
         raise UsageError(f"'{source}' is generated: it has no splits or columns. Leave --split and --columns out.")
+    if name == "code":
+        return _require(_code(source, options, limit), fields)
     return _require(_sums(options, limit, seed) if name == "sums" else _family(source, limit, seed), fields)
 
 
@@ -134,7 +139,9 @@ def check_needs(problems: ProblemSet, needs: Collection[str], shown_by: str) -> 
 
 
 def graded(
-    problems: Sequence[Problem], check_gold: Callable[[str], str | None]
+    problems: Sequence[Problem],
+    check_gold: Callable[[str], str | None],
+    check_tests: Callable[[Sequence[str]], str | None] = verifiers.check_tests,
 ) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     """The problems whose answer a verifier can grade, and one line for each thing to report.
 
@@ -143,9 +150,17 @@ def graded(
     Args:
         problems: in any order.
         check_gold: `verifiers.check_gold`: why an answer cannot be graded, None where it can.
+        check_tests: why tests cannot be used. A problem with tests is judged by them alone.
     """
-    reasons = {p.id: why for p in problems if p.answer is not None and (why := check_gold(p.answer)) is not None}
+    untested = {p.id: why for p in problems if p.tests and (why := check_tests(p.tests)) is not None}
+    answered = [p for p in problems if p.answer is not None and not p.tests]
+    reasons = {p.id: why for p in answered if (why := check_gold(p.answer or "")) is not None}
     reports = []
+    if untested:
+        reports.append(
+            f"tests of {_count(len(untested))} cannot be used (ids {_some(untested)}): left out, not scored 0. "
+            f"First reason: {next(iter(untested.values()))}"
+        )
     if reasons:
         why = next(iter(reasons.values()))
         reports.append(
@@ -155,12 +170,13 @@ def graded(
     bare = [p.id for p in problems if p.answer is None and not p.tests]
     if bare:
         reports.append(f"{_count(len(bare))} without an answer (ids {_some(bare)}): kept, but never scored.")
-    return tuple(p for p in problems if p.id not in reasons), tuple(reports)
+    return tuple(p for p in problems if p.id not in reasons and p.id not in untested), tuple(reports)
 
 
 def _from_rows(read: Rows, given: Mapping[str, str] | None) -> ProblemSet:
+    # Columns that somebody names are meant as they stand, whatever set they look like.
+    read, dropped = (read, Counter[str]()) if given else in_our_columns(read)
     mapping = cols.map_columns(read, given)
-    dropped: Counter[str] = Counter()
     by_question: dict[str, Problem] = {}
     place_of_id: dict[str, str] = {}
     for at, (row, place) in enumerate(zip(read.rows, read.places, strict=True)):
@@ -243,6 +259,12 @@ def _sums(options: str, limit: int | None, seed: int) -> ProblemSet:
     train, held_out = sums.problems(limit, n_held_out, seed)
     name = f"sums:{options}" if options else "sums"
     return ProblemSet(train, held_out, name, f"generated: {sums!r}", ("question", "answer", "solution", "document"))
+
+
+def _code(source: str, options: str, limit: int | None) -> ProblemSet:
+    train, held_out = code_problems(options, limit)
+    mapping = "packaged: programs judged by their tests"
+    return ProblemSet(train, held_out, source, mapping, ("question", "solution", "tests", "difficulty"))
 
 
 def _family(source: str, limit: int | None, seed: int) -> ProblemSet:
