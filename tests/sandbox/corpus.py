@@ -11,6 +11,7 @@ import glob
 import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,7 @@ def host() -> Iterator[Host]:
         for thread in threads:
             thread.join()
         os.environ.pop("SDW_SECRET", None)
+        shutil.rmtree(CANARY)
 
 
 def _listen(server: socket.socket, kind: int, name: str, seen: Host) -> None:

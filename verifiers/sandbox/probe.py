@@ -20,6 +20,7 @@ def probe(parent):
     refused("fork", os.fork)
     refused("socket", socket.socket)
     refused("kill", os.kill, parent, 0)
+    refused("kill the server", os.kill, os.getppid(), 0)
     return sorted(held)
 """
 
@@ -35,13 +36,14 @@ def probe(parent):
     refused("fork", os.fork)
     refused("socket", socket.socket)
     refused("kill", os.kill, parent, 0)
+    refused("kill the server", os.kill, os.getppid(), 0)
     refused("write outside", os.open, "/usr/lib/probe", os.O_WRONLY | os.O_CREAT)
     refused("write at the root", os.open, "/probe", os.O_WRONLY | os.O_CREAT)
     refused("read /etc/passwd", os.open, "/etc/passwd", os.O_RDONLY)
     refused("datagram pair", socket.socketpair, socket.AF_UNIX, socket.SOCK_DGRAM)
     refused("exec", os.execv, sys.executable or "/bin/true", ["x"])
-    refused("owner by fcntl", fcntl.fcntl, 0, 8, parent)
-    refused("owner by ioctl", fcntl.ioctl, 1, 0x8901, parent.to_bytes(4, "little"))
+    refused("owner by fcntl", fcntl.fcntl, 1, 8, os.getppid())
+    refused("owner by ioctl", fcntl.ioctl, 3, 0x8901, os.getppid().to_bytes(4, "little"))
     if not [name for name in os.environ if name not in ("LANG", "HOME", "LC_CTYPE", "PWD")]:
         held.append("environment")
     if not [fd for fd in range(4, 64) if exists(fd)]:
@@ -76,14 +78,23 @@ REMEDIES = (
 
 def prove(jail: Jail) -> None:
     """The whole self-test. Raises StartError naming what was not refused."""
-    names = ["socket", "kill", "fork", "write outside", "write at the root", "read /etc/passwd", "datagram pair"]
+    names = [
+        "socket",
+        "kill",
+        "kill the server",
+        "fork",
+        "write outside",
+        "write at the root",
+        "read /etc/passwd",
+        "datagram pair",
+    ]
     names += ["exec", "owner by fcntl", "owner by ioctl", "environment", "descriptors", "import"]
     _prove(jail, LONG, (os.getpid(),), names)
 
 
 def short_proof(jail: Jail) -> None:
     """What is asked again of every restarted jail."""
-    _prove(jail, SHORT, (os.getpid(),), ["socket", "kill", "fork"])
+    _prove(jail, SHORT, (os.getpid(),), ["socket", "kill", "kill the server", "fork"])
 
 
 def _prove(jail: Jail, source: str, arguments: tuple[int, ...], names: list[str]) -> None:
