@@ -69,7 +69,7 @@ class Step:
     def drawn(cls, engine: Engine, recipe: Recipe, problems) -> Step:
         desk = Desk(engine, recipe.student, recipe.teacher, recipe.sampling, (0, 2), lambda: False)
         judged = [
-            Judged(r, Verdict("unjudged"), weight=1.0 + i % 3 / 2)
+            Judged(r, Verdict("wrong" if i % 16 else "correct"), advantage=0.5 - i % 2, weight=1.0 + i % 3 / 2)
             for i, r in enumerate(recipe.rollouts.draw(desk, problems))
         ]
         return cls(engine, recipe, entries(engine, recipe, by_problem(judged)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
@@ -344,3 +345,40 @@ def test_report_counts_what_the_step_did(tiny) -> None:
     assert len(report.entries[id(report.judged[0].rollout)]) == len(report.judged[0].rollout.tokens)
     gated = train_step(replace(chosen, gates=(Correct(),)), State(engine, Clock(0, 2)), PROBLEMS, verify)
     assert gated.kept <= sum(j.verdict.correct for j in gated.judged)
+
+
+def test_verdicts_are_made_while_the_next_rollouts_are_written(tiny) -> None:
+    """Eight rollouts, three at a time: the first six are judged beside the decoder, and nothing else changes."""
+    chosen = recipe(teacher=None, terms=(PolicyGradient(),), rollouts=OnPolicy(4))
+
+    def run(rows: int):
+        threads: list[str] = []
+
+        def judge(rollout: Rollout) -> Verdict:
+            threads.append(threading.current_thread().name)
+            return Verdict("correct" if rollout.index % 2 else "wrong")
+
+        engine = tiny(decode_rows=rows)
+        report = train_step(chosen, State(engine, Clock(0, 1)), PROBLEMS[:2], judge)
+        return report, threads, [p.detach().clone() for p in engine.parameters().values()]
+
+    (together, alone, weights), (apart, beside, same) = run(64), run(3)
+    assert [name.startswith("verify") for name in alone] == [False] * 8, "one batch has nothing to overlap with"
+    assert sum(name.startswith("verify") for name in beside) == 6
+    assert [j.rollout.tokens for j in together.judged] == [j.rollout.tokens for j in apart.judged]
+    assert [j.verdict for j in together.judged] == [j.verdict for j in apart.judged]
+    assert all(torch.equal(x, y) or torch.allclose(x, y, atol=1e-12) for x, y in zip(weights, same, strict=True))
+    assert not [t for t in threading.enumerate() if t.name.startswith("verify")], "no thread is left"
+
+
+def test_a_judge_that_fails_beside_the_writer_fails_the_step(tiny) -> None:
+    chosen = recipe(teacher=None, terms=(PolicyGradient(),), rollouts=OnPolicy(4))
+
+    def broken(rollout: Rollout) -> Verdict:
+        raise ZeroDivisionError("a bug of the judge")
+
+    state = State(tiny(decode_rows=3), Clock(0, 1))
+    with pytest.raises(ZeroDivisionError, match="a bug of the judge"):
+        train_step(chosen, state, PROBLEMS[:2], broken)
+    assert state.clock.step == 0
+    assert not [t for t in threading.enumerate() if t.name.startswith("verify")]

@@ -143,13 +143,24 @@ class Request:
     teacher_context: Context | None = None
 
 
+Told = Callable[[Rollout], None]
+"""Somebody who is told of a rollout as soon as it is finished."""
+
+
 class Generator(Protocol):
     """Something that writes completions: the engine, or a server behind the same door."""
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = ...
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stopped: Callable[[], bool] = ...,
+        wrote: Told = ...,
     ) -> list[Rollout]:
-        """One rollout a request, in the order asked; `stopped` is polled at every token."""
+        """One rollout a request, in the order asked; `stopped` is polled at every token.
+
+        `wrote` is told of those that are finished while others are still to be written: the same objects.
+        """
         ...
 
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:

@@ -27,7 +27,7 @@ from workbench.engine.texts import Pen
 from workbench.engine.vocabularies import sliced
 from workbench.errors import ResourceError, TrainingError
 from workbench.recipe import Optimizer
-from workbench.records import Author, Case, Context, Refresh, Request, Role, Rollout, Sampling
+from workbench.records import Author, Case, Context, Refresh, Request, Role, Rollout, Sampling, Told
 
 if TYPE_CHECKING:
     from workbench.engine.teachers import External, Teaching
@@ -48,6 +48,10 @@ class EngineSettings:
 def never() -> bool:
     """The default answer to `stopped()`."""
     return False
+
+
+def ignore(*_: object) -> None:
+    """Who is told when nobody asked to be."""
 
 
 class Engine:
@@ -116,7 +120,7 @@ class Engine:
     # -- write -----------------------------------------------------------------------------------------------------
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never
+        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never, wrote: Told = ignore
     ) -> list[Rollout]:
         """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
         found: list[Rollout | None] = [None] * len(requests)
@@ -127,13 +131,13 @@ class Engine:
             if author == "teacher" and self.external is not None and self.external.recorded:
                 written = self.external.write(asked, sampling, self.pen)
             else:
-                written = self._sampled(author, asked, sampling, stopped)
+                written = self._sampled(author, asked, sampling, stopped, wrote)
             for i, rollout in zip(mine, written, strict=True):
                 found[i] = rollout
         return [rollout for rollout in found if rollout is not None]
 
     def _sampled(
-        self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool]
+        self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool], wrote: Told
     ) -> list[Rollout]:
         role: Role = "teacher" if author == "teacher" else "student"
         draws = sampling.max_new_tokens if sampling.temperature > 0 else 0
@@ -142,10 +146,25 @@ class Engine:
             if r.teacher_share > 0.0 and r.teacher_context is not None:
                 guide = self.prompt(r.teacher_context, Case(r.problem), "teacher").ids
                 row.share, row.guide = r.teacher_share, Row(guide, row.draws)
-        self._write(role, sorted(rows, key=lambda row: len(row.prompt)), sampling, stopped)
-        return [self._rollout(row, request, role) for row, request in zip(rows, requests, strict=True)]
+        asked, made = {id(row): request for row, request in zip(rows, requests, strict=True)}, dict[int, Rollout]()
 
-    def _write(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
+        def finished(batch: Sequence[Row], more: bool) -> None:
+            for row in batch:
+                made[id(row)] = self._rollout(row, asked[id(row)], role)
+                if more:
+                    wrote(made[id(row)])
+
+        self._write(role, sorted(rows, key=lambda row: len(row.prompt)), sampling, stopped, finished)
+        return [made[id(row)] for row in rows]
+
+    def _write(
+        self,
+        role: Role,
+        rows: list[Row],
+        sampling: Sampling,
+        stopped: Callable[[], bool],
+        finished: Callable[[Sequence[Row], bool], None] = ignore,
+    ) -> None:
         """Decode side by side as many as fit; fewer when memory runs out, with the same result."""
         n, start = self.settings.decode_rows, 0
         while start < len(rows):
@@ -165,6 +184,7 @@ class Engine:
                     row.restart()
                 continue
             start += n
+            finished(batch, start < len(rows))
 
     def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
         # Either end token ends: in the student's eyes nothing could follow its own.

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 from workbench.errors import RecipeError
 from workbench.parts.replay import Replay
 from workbench.parts.schedules import Linear, Scalar
-from workbench.records import Author, Context, Generator, Problem, Request, Rollout, Sampling
+from workbench.records import Author, Context, Generator, Problem, Request, Rollout, Sampling, Told
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,14 @@ class Desk:
     """(run seed, step)."""
     stopped: Callable[[], bool]
     replay: Replay = field(default_factory=Replay)
+    wrote: Told | None = None
+    """Told of each rollout that is finished while others are still to be written."""
+
+    def write(self, requests: Sequence[Request]) -> list[Rollout]:
+        """One rollout a request, in order."""
+        if self.wrote is None:
+            return self.generator.generate(requests, self.sampling, self.stopped)
+        return self.generator.generate(requests, self.sampling, self.stopped, self.wrote)
 
     def request(self, problem: Problem, author: Author, index: int) -> Request:
         """The request for one completion; a data set's text is read under the student's context."""
@@ -92,7 +100,7 @@ class _Sampler:
     def draw(self, desk: Desk, problems: Sequence[Problem]) -> list[Rollout]:
         """`per_problem` samples each."""
         requests = [desk.request(p, self.author, k) for p in problems for k in range(self.per_problem)]
-        return desk.generator.generate(requests, desk.sampling, desk.stopped)
+        return desk.write(requests)
 
     def grouped(self, per_problem: int) -> Writer:
         """The same writer with another group size."""
@@ -250,7 +258,7 @@ class TokenMixture(_Sampler):
         """`per_problem` samples each."""
         wanted = [desk.request(p, "student", k) for p in problems for k in range(self.per_problem)]
         mixed = [replace(r, teacher_share=self.teacher_share, teacher_context=desk.teacher) for r in wanted]
-        return desk.generator.generate(mixed, desk.sampling, desk.stopped)
+        return desk.write(mixed)
 
 
 @dataclass(frozen=True)

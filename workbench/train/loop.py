@@ -13,8 +13,9 @@ from workbench.parts.schedules import Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Problem
+from workbench.train.judging import Verifier
 from workbench.train.report import StepReport
-from workbench.train.step import State, Verifier, train_step
+from workbench.train.step import State, train_step
 from workbench.train.survey import cross_entropy, pass_rates
 
 PATIENCE = 10

@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verifiers import Verdict
 from workbench.engine.engine import Engine, never
 from workbench.parts.replay import Replay
 from workbench.parts.schedules import Clock, Memory, Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
-from workbench.records import Judged, Problem, Rollout
+from workbench.records import Judged, Problem
 from workbench.train.batches import Denominators, entries
+from workbench.train.judging import Judging, Verifier
 from workbench.train.learning import learn
 from workbench.train.reading import planned
 from workbench.train.report import Phases, StepReport, total_loss
-
-Verifier = Callable[[Rollout], Verdict]
 
 
 @dataclass
@@ -65,16 +63,18 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
     engine, phases, version = state.engine, state.phases, state.engine.weights_version
 
     # 1. Write: y ~ pi_mix. A rollout remembers who wrote it and how likely it was at the time.
-    with phases("rollout"):
-        seed = (state.seed, state.clock.step)
-        desk = Desk(engine, now.student, now.teacher, now.sampling, seed, state.stopped, state.replay)
-        rollouts = now.rollouts.draw(desk, problems)
-    if state.stopped():
-        return None
+    with Judging(verify) as judge:
+        with phases("rollout"):
+            seed = (state.seed, state.clock.step)
+            desk = Desk(engine, now.student, now.teacher, now.sampling, seed, state.stopped, state.replay, judge.begin)
+            rollouts = now.rollouts.draw(desk, problems)
+        if state.stopped():
+            return None
 
-    # 2. Judge: one verdict a rollout; advantages are relative to the problem's whole group.
-    with phases("verify"):
-        judged = [Judged(r, verify(r)) for r in rollouts]
+        # 2. Judge: one verdict a rollout, some made while others were written; `verify` is what is waited for.
+        with phases("verify"):
+            judged = [Judged(r, judge(r)) for r in rollouts]
+    # Advantages are relative to the problem's whole group.
     groups = [now.curriculum.weigh(now.advantage(group), state.rates) for group in by_problem(judged)]
     observed = [j for group in groups for j in group]
 
