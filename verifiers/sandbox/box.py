@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from verifiers.sandbox.data import DataError
-from verifiers.sandbox.exchange import Run, dirty
+from verifiers.sandbox.exchange import Run, clean
 from verifiers.sandbox.jail import LEVELS, Jail, Runtime, SandboxUnavailable, StartError, runtime
 from verifiers.sandbox.probe import prove, refusal, short_proof
 from verifiers.sandbox.programs import Checked, Limits, Outcome, Program
@@ -96,10 +96,10 @@ class Sandbox:
                 jails.append(self._take())
             broken = set(jails)  # until the run says otherwise
             outcome = run.go(jails)
-            broken = set(dirty(run.children))
+            broken = set(jails) - clean(run.children)
             return outcome
         except DataError as error:
-            broken = set(dirty(run.children))
+            broken = set(jails) - clean(run.children)
             raise ValueError(f"the arguments are no plain data: {error}") from error
         finally:
             for jail in jails:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from verifiers.sandbox import data
@@ -183,8 +182,6 @@ def _raised(said: bytes) -> Raised:
     return Raised(name[:100], message[:2000], line)
 
 
-def dirty(children: list[Child]) -> Iterator[Jail]:
-    """The jails that must not serve again."""
-    for child in children:
-        if child.report is None or not child.report["clean"]:
-            yield child.jail
+def clean(children: list[Child]) -> set[Jail]:
+    """The jails that may serve again: their child was reported, and left nothing. One that did not fork is not."""
+    return {child.jail for child in children if child.report is not None and child.report["clean"]}
