@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from verifiers import Verdict, verify
 from workbench.errors import InputError, UsageError
-from workbench.inspector.diagnostics.alignment import correctness_alignment, marker_pressure, markers
+from workbench.inspector.diagnostics.alignment import correctness_alignment, heads, marker_pressure, markers
 from workbench.inspector.diagnostics.answers import (
     answer_positions,
     auroc,
@@ -199,6 +199,14 @@ def test_marker_pressure_of_the_source():
     assert found.mass.value == pytest.approx(-0.25, abs=EXACT)
     assert (found.elsewhere.value, found.entropy.value, found.tokens) == (0, 0, 1)
     assert markers(["But", " Button", " dog"]).tolist() == [True, True, False]
+
+
+def test_a_teacher_that_would_rather_end():
+    top = np.array([[1, 2, 3, 4], [1, 9, 9, 9]])
+    stop = np.log([[0.1, 0.1, 0.3, 0.1], [0.5, 0.4, 0.2, 0.9]])
+    found = heads(top, stop, np.array([True, True, True, False]))
+    assert (found.disagree, found.leans_to_stop) == pytest.approx((2 / 3, 0.5), abs=EXACT)
+    assert math.isnan(heads(top, stop, np.zeros(4, dtype=bool)).disagree)
 
 
 @settings(deadline=None, max_examples=20)

@@ -83,3 +83,29 @@ def marker_pressure(records: Sequence[TokenRecord], *, seed: int = 0) -> Pressur
         mean(ratios, rest, "nat/token"),
         int(sum(mask.sum() for mask in at)),
     )
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What the two roles would rather write at a set of tokens; shares, 0 to 1."""
+
+    disagree: float
+    """Likeliest tokens differ; NaN of no token."""
+    leans_to_stop: float
+    """Of those, how often the teacher gives more to ending than the student does; NaN without any."""
+
+
+def heads(top: NDArray[np.int64], stop: NDArray[np.float64], at: NDArray[np.bool_]) -> Heads:
+    """Top-1 disagreement and leaning to stop at chosen tokens, markers for instance.
+
+    Args:
+        top: likeliest token of the student and of the teacher, [2, n].
+        stop: largest log-prob among end of text, end of thinking and answer transition, both roles, nats, [2, n].
+        at: which tokens count, [n].
+
+    Source: arXiv:2609.20512, marker pressure.
+    """
+    apart = (top[0] != top[1]) & at
+    share = mean_of(apart[at].astype(np.float64))
+    leaning = mean_of((stop[1] > stop[0])[apart].astype(np.float64))
+    return Heads(np.nan if share is None else share, np.nan if leaning is None else leaning)

@@ -6,7 +6,7 @@ while the student learns connectives (RLCSD, arXiv:2606.11709: mean |log-ratio| 
 | class | what | why it is apart |
 |---|---|---|
 | `copied` | part of six words in a row of the privileged text that the question lacks | reward for knowing the text |
-| `format` | special tokens, white space, mark-up, `\boxed`, punctuation alone | an instruction teaches it, no reference |
+| `format` | special tokens, white space, mark-up, `\boxed`, punctuation alone | any instruction teaches it |
 | `maths` | a digit, an operator, a LaTeX command, a letter that stands alone | what an answer is made of |
 | `style` | connectives, hedges, first-person talk about the work | moves under a wrong hint as under a right one |
 | `words` | every other word | what is talked about |
@@ -32,17 +32,17 @@ CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 COPIED = 6
 """Words in a row: shorter runs are shared by any two texts about one problem."""
 
-STYLE = frozenset(
-    "a about actually after again all also although am an and another any are as at be because been before being both "
-    "but by can check could did do does doing done each either else even every exactly finally find first following "
-    "for from get give given gives going had has have having he her here hence him his how however i if in indeed "
-    "instead into is it its just know let like look looks make makes maybe me means might mistake moreover must my "
-    "need needs next no nor not note notice now of okay ok on once only or other our out over perhaps please "
-    "previously probably quickly rather recall recheck reconsider right same second see seems she should shows simply "
-    "since so some still such sure than that the their them then there therefore these they thing think third this "
-    "those though through thus to too try up us use using verify very wait was way we well were what when where "
-    "whether which while who why will with would yes yet you your".split()
-)
+_STYLE = """
+a about actually after again all also although am an and another any are as at be because been before being both but
+by can check could did do does doing done each either else even every exactly finally find first following for from
+get give given gives going had has have having he her here hence him his how however i if in indeed instead into is it
+its just know let like look looks make makes maybe me means might mistake moreover must my need needs next no nor not
+note notice now of okay ok on once only or other our out over perhaps please previously probably quickly rather recall
+recheck reconsider right same second see seems she should shows simply since so some still such sure than that the
+their them then there therefore these they thing think third this those though through thus to too try up us use using
+verify very wait was way we well were what when where whether which while who why will with would yes yet you your
+"""
+STYLE = frozenset(_STYLE.split())
 """Function words and talk about the work: nothing here says anything about a problem."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")

@@ -5,12 +5,13 @@ What a wrong hint moves as much as a right one carries no information about the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.errors import InputError
+from workbench.errors import InputError, UsageError
 from workbench.inspector.diagnostics.classes import CLASSES, TokenClass
 from workbench.inspector.diagnostics.record import Floats, TokenRecord, by_problem
 from workbench.train.intervals import Estimate, bootstrap_mean
@@ -36,10 +37,48 @@ def contrast(right_logp: Floats, wrong_logp: Floats) -> Floats:
     right, wrong = np.asarray(right_logp, dtype=np.float64), np.asarray(wrong_logp, dtype=np.float64)
     if wrong.ndim != 2 or not len(wrong) or wrong.shape[1:] != right.shape:
         raise InputError(
-            f"wrong hints of shape {wrong.shape} beside {right.shape} tokens. A contrast needs one row of log-probs for "
-            "every wrong hint. Give an array [hints, tokens]."
+            f"wrong hints of shape {wrong.shape} beside {right.shape} tokens. A contrast needs a row of log-probs "
+            "for every wrong hint. Give an array [hints, tokens]."
         )
     return right - (np.logaddexp.reduce(wrong, axis=0) - np.log(len(wrong)))
+
+
+@dataclass(frozen=True)
+class Reshaping:
+    """How the source turns e_t into a change of advantage: r = clip(strength * tanh(e / width), -most, most).
+
+    A token with |r| > least is selected. The shipped width saturates: any |e| above 8e-4 nats is selected with
+    |r| near strength, and the method only looks at signs. `selected` shows how much of a signal is taken that way.
+    Raises UsageError for settings that are not positive, or a `least` that nothing can exceed.
+    Source: arXiv:2606.11709, its published configuration.
+    """
+
+    width: float = 0.02
+    """Nats."""
+    strength: float = 0.5
+    least: float = 0.02
+    most: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if min(self.width, self.strength, self.least, self.most) <= 0 or self.least >= min(self.strength, self.most):
+            raise UsageError(
+                f"{self} selects nothing. Its numbers are positive and least is the smallest. Lower least."
+            )
+
+    def signal(self, e: Floats) -> Floats:
+        """The change of advantage r, [n]."""
+        return np.clip(self.strength * np.tanh(np.asarray(e) / self.width), -self.most, self.most)
+
+    @property
+    def threshold(self) -> float:
+        """Smallest |e| that is selected: width * atanh(least / strength), nats."""
+        return self.width * math.atanh(self.least / self.strength)
+
+    def selected(self, e: Floats) -> float:
+        """Share of tokens that are selected, 0 to 1; NaN of none."""
+        size = np.abs(self.signal(e))
+        return float((size > self.least).mean()) if size.size else math.nan
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class TokenRecord:
 
     @property
     def share_of_loss(self) -> Floats:
-        """weight * divergence, nats: what a token adds to the loss before its denominator."""
+        """Weighted divergence w_t D_t, nats: what a token adds to the loss before its denominator."""
         return self.weight * self.divergence
 
     @property
@@ -100,7 +101,7 @@ def by_problem(records: Sequence[TokenRecord], values: Sequence[float | None]) -
 def spans(text: Sequence[str]) -> list[tuple[int, int]]:
     """Where each token starts and ends in the joined text, in characters."""
     ends = np.cumsum([0, *map(len, text)]).tolist()
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def touching(text: Sequence[str], start: int, end: int) -> NDArray[np.int64]:
