@@ -156,9 +156,9 @@ def test_contrast_of_the_source():
 
 
 def test_style_that_every_hint_moves_is_cancelled_and_knowledge_stays():
-    text, kinds = [" so", " 4"], classify([" so", " 4"])
-    records = [record(text, [0.8, 0.8], problem=p) for p in "ab"]
-    wrong = [np.array([[-0.2, -1.0]] * 3)] * 2  # style moves as under the right hint, the number does not
+    text, kinds = [" so", " 4", " 9"], classify([" so", " 4", " 9"])
+    records = [record(text, [0.8, 0.8, 9.0], weight=[1, 1, 0], problem=p) for p in "ab"]
+    wrong = [np.array([[-0.2, -1.0, -1.0]] * 3)] * 2  # style moves as under the right hint, the number does not
     rows = {r.name: r for r in contrast_by_class(records, wrong, [kinds] * 2)}
     assert (rows["style"].right.value, rows["maths"].right.value) == pytest.approx((0.8, 0.8), abs=EXACT)
     assert (rows["style"].contrast.value, rows["maths"].contrast.value) == pytest.approx((0, 0.8), abs=EXACT)
@@ -293,8 +293,13 @@ def test_spans_cover_the_text(text):
 
 def test_records_of_a_problem_are_resampled_together():
     chance = random.Random(0)
-    copies = [
-        record(["x"], [d], problem=str(d), status=s) for d in range(8) for s in ("correct", "wrong") for _ in range(9)
+    shifts = [(str(p), chance.gauss(0, 1)) for p in range(8)]
+    pairs = [
+        [record(["x"], [d], problem=p, status="correct"), record(["x"], [0], problem=p, status="wrong")]
+        for p, d in shifts
     ]
-    chance.shuffle(copies)
-    assert correctness_alignment(copies).n == 8
+    once, often = correctness_alignment(sum(pairs, [])), correctness_alignment(sum(pairs, []) * 9)
+    assert (often.value, often.n) == (pytest.approx(once.value), 8)
+    # Nine copies of what was seen are no more evidence.
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert once.low < once.value < once.high

@@ -97,6 +97,9 @@ def test_an_output_that_quotes_what_it_never_saw_leaks():
     # One of four outputs; of its 13 runs of four words the solution has 8.
     assert found.overlap is not None
     assert found.overlap.value == pytest.approx(8 / 13 / 4, abs=EXACT)
+    swapped = leakage(outputs, {"a": other, "b": other}, {"a": solution, "b": solution}).overlap
+    assert swapped is not None
+    assert swapped.value == pytest.approx(-8 / 13 / 4, abs=EXACT), "words that any solution has are no leak"
     assert leakage(outputs).overlap is None
     with pytest.raises(UsageError):
         leakage(outputs, {"a": "", "b": ""})
@@ -184,6 +187,8 @@ def test_the_same_path_with_another_slip_is_the_same_path():
     path, slip = "add 3 to 4 and halve the sum twice", "add 30 to 4 and halve the sum twice"
     other = "draw a circle through all corners of the field"
     assert distinct_solutions([path, slip, other]) == 2
+    half = "a b c d e f", "a b c d e g"  # three of five runs are shared
+    assert (distinct_solutions(half), distinct_solutions(half, similar=0.7)) == (1, 2)
     found = diversity({"a": pool(1, 3)}, {"a": [path, slip, other]})
     assert found.solutions is not None
     assert found.solutions.value == 2

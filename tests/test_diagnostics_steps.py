@@ -93,13 +93,17 @@ def test_fewer_tokens_carry_less(divergence, part, chance):
 
 
 def test_a_divergence_put_on_the_error_is_found_there():
-    records = [record([1, 1, 5, 5, 2, 2], problem="a"), record([3.0, 1], problem="b"), record([7.0], problem="c")]
+    records = [
+        record([1, 1, 5, 5, 2, 2, 99], weight=[1, 1, 1, 1, 1, 1, 0], problem="a"),
+        record([3.0, 1], problem="b"),
+        record([7.0], problem="c"),
+    ]
     found = around_first_error(records, [(2, 4), (0, 1), None])
     values = [e.value for e in (found.before, found.at, found.after, found.jump)]
     assert values == pytest.approx([1, 4, 1.5, 4], abs=EXACT)
     assert (found.before.n, found.at.n) == (1, 2)
     with pytest.raises(UsageError):
-        around_first_error(records[:1], [(4, 9)])
+        around_first_error(records[:1], [(4, 8)])
 
 
 def test_drift_is_what_changed_on_the_same_problems():
