@@ -294,11 +294,9 @@ def test_spans_cover_the_text(text):
 def test_records_of_a_problem_are_resampled_together():
     chance = random.Random(0)
     shifts = [(str(p), chance.gauss(0, 1)) for p in range(8)]
-    pairs = [
-        [record(["x"], [d], problem=p, status="correct"), record(["x"], [0], problem=p, status="wrong")]
-        for p, d in shifts
-    ]
-    once, often = correctness_alignment(sum(pairs, [])), correctness_alignment(sum(pairs, []) * 9)
+    records = [record(["x"], [d], problem=p, status="correct") for p, d in shifts]
+    records += [record(["x"], [0], problem=p, status="wrong") for p, _ in shifts]
+    once, often = correctness_alignment(records), correctness_alignment(records * 9)
     assert (often.value, often.n) == (pytest.approx(once.value), 8)
     # Nine copies of what was seen are no more evidence.
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
