@@ -99,6 +99,10 @@ def test_a_piece_is_judged_by_its_word():
     assert classify(["how", "ever", " tri", "angle"]) == ("style", "style", "words", "words")
 
 
+def test_a_number_holds_its_separators():
+    assert classify(["1", ",", "200", ".", "5", ".", "\n"]) == (*["maths"] * 5, "format", "format")
+
+
 def test_quoting_the_solution_is_copying_and_quoting_the_question_is_not():
     solution = "first multiply seven boxes by nine apples then subtract"
     text = [" multiply", " seven", " boxes", " by", " nine", " apples", " dog"]

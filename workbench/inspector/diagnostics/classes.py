@@ -36,11 +36,12 @@ _STYLE = """
 a about actually after again all also although am an and another any are as at be because been before being both but
 by can check could did do does doing done each either else even every exactly finally find first following for from
 get give given gives going had has have having he her here hence him his how however i if in indeed instead into is it
-its just know let like look looks make makes maybe me means might mistake moreover must my need needs next no nor not
-note notice now of okay ok on once only or other our out over perhaps please previously probably quickly rather recall
-recheck reconsider right same second see seems she should shows simply since so some still such sure than that the
-their them then there therefore these they thing think third this those though through thus to too try up us use using
-verify very wait was way we well were what when where whether which while who why will with would yes yet you your
+its just know let like look looks make makes maybe me means many might mistake more moreover most much must my need
+needs next no nor not note notice now of okay ok on once only or other our out over perhaps please previously probably
+quickly rather recall recheck reconsider right same second see seems she should shows simply since so some still such
+sure than that the their them then there therefore these they thing think third this those though through thus to too
+try up us use using verify very wait was way we well were what when where whether which while who why will with would
+yes yet you your
 """
 STYLE = frozenset(_STYLE.split())
 """Function words and talk about the work: nothing here says anything about a problem."""
@@ -49,7 +50,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _MARKUP = re.compile(r"\\(?:boxed|text|textbf|begin|end|quad|qquad|left|right|displaystyle|mathrm|item)(?![a-zA-Z])")
 _SPECIAL = re.compile(r"</?[a-zA-Z_|][\w|.\-]*>|<[|｜][^<>\s]{1,40}[|｜]>")
-_OPERATOR = re.compile(r"[\d+\-*/=<>^%±×÷≤≥≠≈√∑∫∞·→]")
+_OPERATOR = re.compile(r"\d+(?:[.,]\d+)*|[+\-*/=<>^%±×÷≤≥≠≈√∑∫∞·→]")
 _RULE = re.compile(r"(?m)^[ \t]*(?:[-*+]|#{1,6})(?=\s)|\*\*|__|-{3,}|={3,}|`+")
 
 
