@@ -86,3 +86,4 @@ bench: $(STAMP)
 # How fast answers are judged, beside math-verify; with WORKBENCH_CORPORA also how often each is wrong.
 judging: $(STAMP)
 	@$(BIN)/python benchmarks/judging.py $(ARGS)
+	@$(BIN)/python benchmarks/sandbox.py
