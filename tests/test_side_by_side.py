@@ -23,7 +23,11 @@ RIGHT = {"strict": "ac", "lenient": "abc", "crisp": "abcde"}
 
 @pytest.fixture
 def run_folder(tmp_path):
-    answers = tuple(Answer(name, 0, "wrong", 0.0, 5, "stop", text, None, gold) for name, (text, gold) in TEXTS.items())
+    def answer(name: str, text: str, gold: str | None) -> Answer:
+        status, score = ("wrong", 0.0) if gold is not None else ("unjudged", None)
+        return Answer(name, 0, status, score, 5, "stop", text, None, gold)
+
+    answers = tuple(answer(name, *written) for name, written in TEXTS.items())
     row = Evaluation("after", (ArmResult("after", answers),), None).as_row()
     (tmp_path / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
     return tmp_path
