@@ -83,7 +83,8 @@ docs: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py --pip-args "$(PIP_ARGS)" $(ARGS)
 
-# How fast answers are judged, beside math-verify; with WORKBENCH_CORPORA also how often each is wrong.
+# How fast answers are judged, beside math-verify (with WORKBENCH_CORPORA also how often each is wrong), and what it
+# costs to run programs in a jail.
 judging: $(STAMP)
 	@$(BIN)/python benchmarks/judging.py $(ARGS)
 	@$(BIN)/python benchmarks/sandbox.py

@@ -7,7 +7,10 @@ import json
 import pytest
 
 import verifiers
+from tests.conftest import build_tiny
+from tests.verifiers.programs.plain import PlainBox
 from tests.verifiers.programs.test_adapters import APPS_STDIN, HUMANEVAL, LIVE, MBPP
+from verifiers.programs import link
 from workbench import planning
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError
@@ -15,6 +18,7 @@ from workbench.opsd import main
 from workbench.planning import sandboxed, settle_problems, settle_recipe
 from workbench.problems import graded, load
 from workbench.records import Problem
+from workbench.train.run_directory import read_jsonl
 
 
 def test_the_packaged_set_has_levels_and_a_held_out_part_of_its_own():
@@ -88,3 +92,44 @@ def test_a_refused_jail_is_said_and_ends_with_three(monkeypatch, capsys, tmp_pat
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError):
         sandboxed([Problem("a", "q", tests=("{}",))], "bwrap")
+
+
+class Lost(PlainBox):
+    """Its level stops working at the next program after so many."""
+
+    def __init__(self, programs: int) -> None:
+        super().__init__()
+        self.programs, self.sources = programs, set[str]()
+
+    def call(self, source, *given, **named):
+        self.seen(source)
+        return super().call(source, *given, **named)
+
+    def script(self, source, *given):
+        self.seen(source)
+        return super().script(source, *given)
+
+    def seen(self, source: str) -> None:
+        self.sources.add(source)
+        if len(self.sources) > self.programs:
+            raise verifiers.SandboxRefused("bwrap: namespaces exceeded.")
+
+
+def test_a_run_whose_jail_is_lost_is_saved_and_goes_on_when_it_is_back(monkeypatch, capsys, tmp_path):
+    """References are what is judged here: a tiny model writes no program."""
+    monkeypatch.chdir(tmp_path)
+    boxes = [Lost(3), PlainBox()]
+    monkeypatch.setattr(verifiers, "open_sandbox", lambda level: link.install(boxes.pop(0)) or "plain")
+    told = f"--model {build_tiny(tmp_path / 'tiny')} --problems code:difficulty=easy --recipe rejection_sft --batch 2"
+    told += " --set rollouts=FromDataset() --eval-problems 1 --eval-tokens 2 --max-new-tokens 4000 --progress plain"
+    told += " --name a --adapter none"
+    assert main([*told.split(), "--steps", "3"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "namespaces exceeded" in said
+    assert "last good checkpoint: step 1" in said
+    assert "--resume" in said
+    rows = read_jsonl(tmp_path / "runs/a/rollouts.jsonl")
+    assert {row["status"] for row in rows} == {"correct"}, "no verdict for what nobody could judge"
+    assert main([*told.split(), "--steps", "3", "--resume"]) == 0
+    assert [row["step"] for row in read_jsonl(tmp_path / "runs/a/metrics.jsonl")] == [1, 2, 3]
+    link.install(None)

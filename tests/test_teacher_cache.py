@@ -272,7 +272,7 @@ def test_a_recipe_that_asks_for_more_is_refused_before_anything_is_written(at, c
     assert at.run("k", "--name", "a", *flags) == 2
     said = told(capsys)
     assert words in said
-    assert "--teacher" in said
+    assert "a cache of its 4 likeliest" in said
     assert not Path("runs").exists()
 
 

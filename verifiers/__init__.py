@@ -23,7 +23,7 @@ from verifiers.answers.extract import LONGEST, PROFILES, Extraction, candidates,
 from verifiers.consensus import Vote, consensus
 from verifiers.programs import LEVELS as SANDBOX_LEVELS
 from verifiers.programs import SandboxRefused, check_tests, install, open_sandbox, verify_program
-from verifiers.verdict import STATUSES, Status, Verdict
+from verifiers.verdict import STATUSES, Status, Verdict, one_line
 
 __all__ = [
     "PROFILES",
@@ -43,10 +43,6 @@ __all__ = [
     "open_sandbox",
     "verify",
 ]
-
-
-LONGEST_REASON = 200
-"""Characters of a verdict's reason."""
 
 
 class HasAnswer(Protocol):
@@ -73,7 +69,8 @@ def verify(problem: HasAnswer, completion: str, *, truncated: bool = False, prof
         program at most what its tests allow.
 
     Raises:
-        ValueError: if the profile is unknown. Nothing else, whatever the text.
+        ValueError: if the profile is unknown.
+        SandboxRefused: if programs cannot be run in isolation here, or no longer. Nothing else, whatever the text.
     """
     if tests := getattr(problem, "tests", ()):
         return verify_program(tests, completion, truncated=truncated, profile=profile)
@@ -96,20 +93,14 @@ def _compared(gold: str, found: Extraction) -> Verdict:
     try:
         judgement = judge(gold, found.answer or "")
     except Exception as failure:  # the promise of this room: a bug of ours is an error verdict, not a lost run
-        return Verdict("error", found.answer, _one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
-    return Verdict(judgement.status, found.answer, _one_line(f"{found.rule}: {judgement.reason}"), judgement.level)
+        return Verdict("error", found.answer, one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
+    return Verdict(judgement.status, found.answer, one_line(f"{found.rule}: {judgement.reason}"), judgement.level)
 
 
 def close() -> None:
     """End the worker process and the jail of this process; the next judgement starts new ones."""
     _close_worker()
     install(None)
-
-
-def _one_line(reason: str) -> str:
-    """A reason that can be printed: it may quote what a model wrote."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in reason)
-    return shown if len(shown) <= LONGEST_REASON else f"{shown[: LONGEST_REASON - 3]}..."
 
 
 def _gold(answer: str | None) -> str | None:

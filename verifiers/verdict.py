@@ -10,6 +10,9 @@ Status = Literal["correct", "wrong", "unparsed", "no_answer", "truncated", "time
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+LONGEST_REASON = 200
+"""Characters of a verdict's reason."""
+
 _JUDGED: frozenset[Status] = frozenset({"correct", "wrong", "unparsed", "no_answer", "truncated", "timeout"})
 
 
@@ -46,3 +49,9 @@ class Verdict:
     def correct(self) -> bool:
         """Whether the answer was judged right."""
         return self.status == "correct"
+
+
+def one_line(reason: str) -> str:
+    """A reason that can be printed: it may quote what a model wrote."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in reason[: 4 * LONGEST_REASON])
+    return shown if len(shown) <= LONGEST_REASON else f"{shown[: LONGEST_REASON - 3]}..."

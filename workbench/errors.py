@@ -8,6 +8,7 @@
 | `InputError` (ValueError) | 3 | data or model unusable |
 | `ResourceError` (RuntimeError) | 4 | memory or disk |
 | `TrainingError` (RuntimeError) | 1 | training cannot go on |
+| `JudgingError` (TrainingError) | 1 | the jail is lost; saved, to be resumed |
 | `Interrupted` | 130, 143 | the user stopped; what was done is saved |
 """
 
@@ -47,6 +48,10 @@ class ResourceError(WorkbenchError, RuntimeError):
 
 class TrainingError(WorkbenchError, RuntimeError):
     """Training cannot honestly go on: nothing kept ten times, non-finite gradients in a row."""
+
+
+class JudgingError(TrainingError):
+    """Programs can no longer be judged in isolation; what was learnt so far is intact."""
 
 
 class Interrupted(WorkbenchError):

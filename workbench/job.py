@@ -17,7 +17,7 @@ from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.engine.export import export
-from workbench.errors import InputError, Interrupted, TrainingError, UsageError
+from workbench.errors import InputError, Interrupted, JudgingError, TrainingError, UsageError
 from workbench.estimates import estimate
 from workbench.inspector.audit import audit, completion_room, prompt_lengths
 from workbench.parts.schedules import Clock
@@ -241,6 +241,9 @@ class Job:
         except TrainingError as error:
             assert self.directory is not None
             saved = checkpoint.newest(self.directory.checkpoints)
+            if isinstance(error, JudgingError) and state.clock.step > (saved.step if saved else 0):
+                recorder.save()  # nothing was learnt from the step that nobody could judge
+                saved = checkpoint.newest(self.directory.checkpoints)
             last = f"step {saved.step}" if saved else "none yet"
             raise TrainingError(
                 f"{error} Stopped at step {state.clock.step}; last good checkpoint: {last}; the rollouts are in "

@@ -105,6 +105,8 @@ def _raised(value: sandbox.Raised) -> Raised:
 
 _lock = threading.Lock()
 _open: Box | None = None
+_level = "auto"
+"""At which a jail is opened again: never below the one that stood."""
 
 
 def open_sandbox(level: str = "auto", workers: int = 1) -> str:
@@ -116,8 +118,10 @@ def open_sandbox(level: str = "auto", workers: int = 1) -> str:
     """
     if level not in LEVELS:
         raise ValueError(f"unknown sandbox level {level!r}; known: {', '.join(LEVELS)}.")
+    global _level
     jail = Jail(level, workers)
     install(jail)
+    _level = jail.level
     return jail.level
 
 
@@ -131,11 +135,11 @@ def install(box: Box | None) -> None:
 
 
 def current() -> Box:
-    """The open box, or one opened now at the strongest level. Raises SandboxRefused."""
+    """The open box, or one opened now at the level that stood before. Raises SandboxRefused."""
     global _open
     with _lock:
         if _open is None:
-            _open = Jail("auto", 1)
+            _open = Jail(_level, 1)
         return _open
 
 

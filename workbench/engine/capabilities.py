@@ -124,8 +124,8 @@ def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
         )
     if _misses(recipe, teacher):
         raise RecipeError(
-            f"recipe {recipe.name} compares {on_support(recipe.terms)[1]}. --teacher {teacher.source} knows "
-            f"{teacher.entries} entries a token. Cache at least as many, or change the term's TopK with --set."
+            f"recipe {recipe.name} compares {on_support(recipe.terms)[1]}. {teacher.kind} knows {teacher.entries} "
+            "entries a token. Cache at least as many, or change the term's TopK with --set."
         )
     if not fits(recipe, teacher):
         raise RecipeError(

@@ -111,8 +111,8 @@ class Distill:
 def on_support(terms: Sequence[Term]) -> tuple[tuple[Term, ...], TopK | None]:
     """The terms without the one `TopK` on the teacher's side through which all that compare look, and it; or as given.
 
-    A comparison on the teacher's likeliest entries is one with a teacher that says no more (`SparseTeacher`): three
-    products instead of whole distributions, and a cache of that many entries is enough.
+    A comparison on the teacher's likeliest entries is one with a teacher that says no more (`SparseTeacher`): the
+    student's gradient takes the fused loop, and a cache of that many entries is enough.
     """
     looking = [term for term in terms if term.part(torch.ones(1)).sampled is None]
     seen = {term.transforms if isinstance(term, Distill) else () for term in looking}

@@ -13,7 +13,7 @@ import verifiers
 from verifiers import Status, Verdict
 from workbench.divergence import Options, Part, ReverseKL, Scored, fused_loss
 from workbench.engine.engine import Engine, never
-from workbench.errors import InputError
+from workbench.errors import InputError, JudgingError
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Author, Context, Judged, Problem, Request, Rollout, Sampling
@@ -126,10 +126,15 @@ class ArmResult:
 
 
 def verify_with(profile: str) -> Verifier:
-    """The judge of a rollout under a profile."""
+    """The judge of a rollout under a profile. It raises JudgingError where the sandbox's level no longer holds."""
 
     def verify(rollout: Rollout) -> Verdict:
-        return verifiers.verify(rollout.problem, rollout.text, truncated=rollout.stop != "stop", profile=profile)
+        try:
+            return verifiers.verify(rollout.problem, rollout.text, truncated=rollout.stop != "stop", profile=profile)
+        except verifiers.SandboxRefused as refusal:
+            raise JudgingError(
+                f"programs can no longer be run in isolation. {refusal} Mend it and go on from where it stopped."
+            ) from refusal
 
     return verify
 

@@ -17,6 +17,7 @@ from verifiers.programs import (
     feedback,
     install,
     judge_program,
+    link,
     parse_tests,
     verify_program,
 )
@@ -231,3 +232,24 @@ def test_feedback_is_small_and_does_not_act():
 
 def test_colours_vanish_and_other_signs_that_act_are_spelt():
     assert neutral("\x1b[31mred\x1b[0m \x1b]0;title\x07\x07\u202e") == "red \\x07\\u202e"
+
+
+def test_a_jail_is_opened_again_at_the_level_it_had(monkeypatch):
+    opened = []
+
+    class Opened(PlainBox):
+        def __init__(self, level: str, workers: int) -> None:
+            super().__init__()
+            self.level = {"auto": "landlock"}.get(level, level)
+            opened.append(level)
+
+        def close(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr(link, "Jail", Opened)
+    monkeypatch.setattr(link, "_level", "auto")
+    assert link.open_sandbox("auto") == "landlock"
+    link.install(None)
+    assert link.current().level == "landlock"  # type: ignore[attr-defined]
+    link.install(None)
+    assert opened == ["auto", "landlock"]
