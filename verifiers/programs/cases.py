@@ -23,6 +23,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -214,4 +215,17 @@ def _checked_source(source: str, where: str) -> str:
         raise TestsError(f"{where}: `check` defines no function check(candidate).")
     if not any(isinstance(node, ast.Name) and node.id == "candidate" for node in ast.walk(found[-1])):
         raise TestsError(f"{where}: check never uses its candidate: everything would pass.")
+    if missing := _imported(tree) - sys.stdlib_module_names:
+        raise TestsError(f"{where}: check imports {min(missing)}, and the jail holds the standard library alone.")
     return source
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """Top-level names of the modules a source imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found

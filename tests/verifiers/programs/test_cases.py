@@ -61,6 +61,8 @@ def test_literals_say_what_json_cannot():
         (column_of(CHECK | {"check": "def test(candidate):\n    assert candidate"}), "defines no function check"),
         (column_of(CHECK | {"check": "def check(candidate):\n    pass"}), "never uses its candidate"),
         (column_of(CHECK | {"check": "def check("}), "no Python source"),
+        (column_of(CHECK | {"check": "import numpy as np\n" + str(CHECK["check"])}), "imports numpy"),
+        (column_of(CHECK | {"check": "from numpy.linalg import norm\n" + str(CHECK["check"])}), "imports numpy"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_place(tests, why):
