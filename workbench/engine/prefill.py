@@ -104,7 +104,7 @@ def read(decoder: Any, prompts: Sequence[Prompt], new_tokens: int, device: torch
     index = torch.tensor([place[prompt] for prompt in prompts], device=device)
     ids, mask = padded(unique, device)
     position = mask.sum(1) - 1
-    shared = _shared(unique)
+    shared = shared_length(unique)
     pieces = _in_groups(decoder, unique, shared, device)
     if not pieces:
         shared, out = 0, _forward(decoder, ids, mask, None)
@@ -151,7 +151,7 @@ def padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[Tensor, Ten
     return ids.to(device), mask.to(device)
 
 
-def _shared(unique: Sequence[Prompt]) -> int:
+def shared_length(unique: Sequence[Prompt]) -> int:
     """How many leading tokens to read once: those all have in common, and at least one is left to each."""
     if len(unique) < 2:
         return 0
@@ -164,12 +164,16 @@ def _one(tokens: tuple[int, ...]) -> bool:
     return len(set(tokens)) == 1
 
 
+def price(device: torch.device) -> int:
+    """What one more forward pass costs, in tokens."""
+    return _GROUP_COSTS if device.type == "cpu" else _GROUP_COSTS_ON_DEVICE
+
+
 def grouped(lengths: Sequence[int], device: torch.device) -> list[slice]:
     """Which neighbours to read together, `lengths` rising: the fewest padded tokens, where a group costs some too."""
-    price = _GROUP_COSTS if device.type == "cpu" else _GROUP_COSTS_ON_DEVICE
     best: list[tuple[int, int]] = [(0, 0)]  # cost of the first i, and where their last group begins
     for i in range(1, len(lengths) + 1):
-        best.append(min((best[j][0] + lengths[i - 1] * (i - j) + price, j) for j in range(i)))
+        best.append(min((best[j][0] + lengths[i - 1] * (i - j) + price(device), j) for j in range(i)))
     groups, end = [], len(lengths)
     while end:
         groups.append(slice(best[end][1], end))

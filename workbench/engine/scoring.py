@@ -1,7 +1,8 @@
 """Prompts and completions to the hidden states that predict the completions: teacher forcing.
 
 The only shift in the code base is here: the state at index p - 1 + t predicts token t of a completion behind a prompt
-of p tokens. Rows are read in groups of similar length and padded on the right; padding never leaves this module.
+of p tokens. What texts share is read once (`stems.py`), the rest in groups of similar length, padded on the right;
+padding never leaves this module.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import torch
 from torch import Tensor
 
 from workbench.engine.prefill import grouped
+from workbench.engine.stems import Continued, Sharing, cheapest, continued, read_behind, shareable
 
 
 def states(
     decoder: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
 ) -> Tensor:
     """(N, h) states that predict each completion token, sequence after sequence; with gradient where it is enabled."""
-    lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found = []
-    for group in grouped([lengths[i] for i in order], device):
-        members = order[group]
-        found.append(_group(decoder, [prompts[i] for i in members], [completions[i] for i in members], device))
+    asked, said = [tuple(prompt) for prompt in prompts], [tuple(completion) for completion in completions]
+    way = cheapest(asked, said, device) if shareable(decoder) else Sharing()
+    order, found = [], []
+    for texts in continued(decoder, way, asked, device):
+        lengths = [len(asked[i]) - skip + len(said[i]) for i, skip in zip(texts.rows, texts.skipped, strict=True)]
+        rising = sorted(range(len(lengths)), key=lengths.__getitem__)
+        for group in grouped([lengths[i] for i in rising], device):
+            order += [texts.rows[i] for i in rising[group]]
+            found.append(_group(decoder, texts, rising[group], asked, said))
     sorted_states = torch.cat(found)
     if order == list(range(len(order))):
         return sorted_states
-    places = torch.split(torch.arange(len(sorted_states)), [len(completions[i]) for i in order])
+    places = torch.split(torch.arange(len(sorted_states)), [len(said[i]) for i in order])
     back = torch.cat([place for _, place in sorted(zip(order, places, strict=True), key=_first)])
     return sorted_states.index_select(0, back.to(device))
 
@@ -38,24 +43,23 @@ def _first(pair: tuple[int, Tensor]) -> int:
 
 
 def _group(
-    decoder: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
+    decoder: Any,
+    texts: Continued,
+    members: Sequence[int],
+    prompts: Sequence[tuple[int, ...]],
+    completions: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """One forward pass."""
-    texts = [(*prompt, *completion) for prompt, completion in zip(prompts, completions, strict=True)]
-    width = max(map(len, texts))
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    mask = torch.zeros(len(texts), width, dtype=torch.long)
+    """One forward pass over some of the texts; the states that predict their completions."""
+    tails, told = [], []
+    for i in members:
+        tails.append(prompts[texts.rows[i]][texts.skipped[i] :])
+        told.append(completions[texts.rows[i]])
+    hidden, _ = read_behind(
+        decoder, texts.stem.take([texts.of[i] for i in members]), [a + b for a, b in zip(tails, told, strict=True)]
+    )
+    width = hidden.shape[1]
     rows = []
-    for i, text in enumerate(texts):
-        ids[i, : len(text)] = torch.tensor(text)
-        mask[i, : len(text)] = 1
-        first = i * width + len(prompts[i]) - 1
-        rows.append(torch.arange(first, first + len(completions[i])))
-    position = torch.arange(width).expand(len(texts), -1)
-    found = decoder(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=position.to(device),
-        use_cache=False,  # a cache built on the way makes packed rows attend to each other
-    ).last_hidden_state
-    return found.flatten(0, 1).index_select(0, torch.cat(rows).to(device))
+    for i, (tail, completion) in enumerate(zip(tails, told, strict=True)):
+        first = i * width + len(tail) - 1
+        rows.append(torch.arange(first, first + len(completion)))
+    return hidden.flatten(0, 1).index_select(0, torch.cat(rows).to(hidden.device))

@@ -31,6 +31,11 @@ class Entry:
         return self.judged.rollout.tokens
 
     @property
+    def prompts(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """What both roles read before it."""
+        return self.student_prompt, self.teacher_prompt
+
+    @property
     def width(self) -> int:
         """Tokens of the longer role: what a row costs."""
         return max(len(self.student_prompt), len(self.teacher_prompt or ())) + len(self.tokens)
@@ -54,13 +59,24 @@ def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) 
 
 
 def micro_batches(all_entries: Sequence[Entry], max_tokens: int) -> list[list[Entry]]:
-    """Rows of similar width together, at most `max_tokens` padded tokens each, at least one row each."""
+    """Rows of similar width together, at most `max_tokens` padded tokens each, at least one row each.
+
+    Those with the same prompts are neighbours: what they share is read once a batch.
+    """
+    widest: dict[tuple[object, object], int] = {}
+    for e in all_entries:
+        widest[e.prompts] = max(e.width, widest.get(e.prompts, 0))
+    place = {prompts: i for i, prompts in enumerate(widest)}
     batches: list[list[Entry]] = []
-    for entry in sorted(all_entries, key=lambda e: e.width):
-        if batches and entry.width * (len(batches[-1]) + 1) <= max_tokens:
+    room = 0
+    for entry in sorted(all_entries, key=lambda e: (widest[e.prompts], place[e.prompts], e.width)):
+        width = max(entry.width, room)
+        if batches and width * (len(batches[-1]) + 1) <= max_tokens:
             batches[-1].append(entry)
+            room = width
         else:
             batches.append([entry])
+            room = entry.width
     return batches
 
 
