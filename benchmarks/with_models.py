@@ -16,6 +16,7 @@ from workbench.parts.contexts import question_boxed
 from workbench.parts.refresh import FROZEN, LIVE
 from workbench.parts.schedules import Clock
 from workbench.parts.terms import Distill
+from workbench.parts.writers import OnPolicy
 from workbench.problems import STEP_BY_STEP, Sums
 from workbench.recipe import Optimizer, Recipe
 from workbench.records import Case, Message, Problem, Request, Rollout, Sampling
@@ -93,7 +94,7 @@ class Below:
         return [Message(role="user", content=f"{message['content']}\n\n{case.problem.solution}")]
 
 
-def recipe(tokens: int, count: int) -> Recipe:
+def recipe(tokens: int, count: int, group: int) -> Recipe:
     """JSD over the whole vocabulary, a frozen teacher, the mean over each sequence: what `with_sdft` is set to."""
     return Recipe(
         name="step",
@@ -101,6 +102,7 @@ def recipe(tokens: int, count: int) -> Recipe:
         student=question_boxed,
         teacher=Below(),
         refresh=FROZEN,
+        rollouts=OnPolicy(group),
         terms=(Distill(JSD(0.5)),),
         reduction="sequence",
         sampling=Sampling(max_new_tokens=tokens, temperature=1.0, top_k=1),
@@ -112,10 +114,11 @@ def recipe(tokens: int, count: int) -> Recipe:
 class Step:
     """A whole step: rollouts, teacher, student, update."""
 
-    def __init__(self, model: str, count: int, tokens: int) -> None:
+    def __init__(self, model: str, count: int, tokens: int, group: int = 1) -> None:
         loaded = load(model, dtype=torch.float32)
         engine = Engine(loaded, adapter=None, refresh=FROZEN, settings=EngineSettings())
-        self.state, self.problems, self.recipe = State(engine, Clock(0, 1000)), problems(count), recipe(tokens, count)
+        self.state, self.problems = State(engine, Clock(0, 1000)), problems(count)
+        self.recipe = recipe(tokens, count, group)
         self.out: list[list[int]] = []
         self.loss = 0.0
 

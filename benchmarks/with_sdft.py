@@ -40,10 +40,10 @@ class Step:
     The most probable token is always drawn and the learning rate is 0, so every step does the same work.
     """
 
-    def __init__(self, work: str, tokens: int, checkpointing: bool) -> None:
+    def __init__(self, work: str, tokens: int, checkpointing: bool, group: int = 1) -> None:
         given = json.loads(Path(work).read_text())
         self.turns, self.stop = Turns(), set(given["stop"])
-        count = len(given["prompts"])
+        count = len(given["prompts"]) * group
         settings = SDFTConfig(
             output_dir=tempfile.mkdtemp(),
             use_cpu=True,
@@ -51,7 +51,7 @@ class Step:
             per_device_train_batch_size=count,
             gradient_accumulation_steps=1,
             gradient_checkpointing=checkpointing,
-            num_generations=1,
+            num_generations=group,
             max_prompt_length=None,
             max_completion_length=tokens,
             temperature=1.0,
