@@ -70,6 +70,8 @@ class StepReport:
     """Share of tokens whose gradient entry-wise clipping turned around."""
     entries: dict[int, tuple[float, ...]]
     """id(rollout) -> the first term's value at each token, for the rollouts that are shown."""
+    seen: tuple[Any, ...] = ()
+    """What whoever watched the step saw of its rollouts."""
 
     @classmethod
     def of(
