@@ -84,7 +84,7 @@ class StepReport:
         refreshed: bool,
     ) -> StepReport:
         """Fold the micro-batches of a step."""
-        names = _distinct([term_name(term) for term in recipe.terms])
+        names = term_names(recipe)
         kept = sum(len(s.batch) for s in signals)
         if not signals:
             nan = float("nan")
@@ -163,6 +163,11 @@ class StepReport:
 def total_loss(signals: Sequence[Signal]) -> float | None:
     """The step's loss; None where nothing was learnt from."""
     return sum(float((s.values.double() * s.weights.double()).sum()) for s in signals) if signals else None
+
+
+def term_names(recipe: Recipe) -> tuple[str, ...]:
+    """What metrics.jsonl calls the terms."""
+    return _distinct([term_name(term) for term in recipe.terms])
 
 
 def term_name(term: Any) -> str:
