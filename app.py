@@ -58,16 +58,12 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
     screens = {"live": live, "compare": compare, "runs": runs, "rollouts": rollouts, "train": train, "data": data}
     with gr.Blocks(title="OPSD workbench", analytics_enabled=False, fill_width=True) as demo:
         header = shell.header()
+        # Not inside the tabs: gradio counts every child of `Tabs` as one.
+        place, opened = (gr.State(value, time_to_live=STATE_SECONDS) for value in (Link(), Opening()))
+        liked = gr.BrowserState({}, storage_key="opsd-workbench", secret="preferences are no secret")
         with gr.Tabs(elem_id="app-screens", selected="live") as tabs:
-            stage = Stage(
-                output=output,
-                chosen=tuple(chosen),
-                models=tuple(dict.fromkeys([*models, "smollm2"])),
-                tabs=tabs,
-                place=gr.State(Link(), time_to_live=STATE_SECONDS),
-                opened=gr.State(Opening(), time_to_live=STATE_SECONDS),
-                preferences=gr.BrowserState({}, storage_key="opsd-workbench", secret="preferences are no secret"),
-            )
+            offered = tuple(dict.fromkeys([*models, "smollm2"]))
+            stage = Stage(output, tuple(chosen), offered, tabs=tabs, place=place, opened=opened, preferences=liked)
             for name, title in TITLES:
                 with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
                     screens[name].build(stage)
