@@ -16,14 +16,15 @@ from workbench.config import RunConfig
 from workbench.config_files import build, read_layer
 from workbench.errors import InputError, UsageError, WorkbenchError
 from workbench.parts import contexts
-from workbench.planning import Plan, plan
+from workbench.planning import Plan, plan, settle_recipe
 from workbench.problems import same_answer
 from workbench.recipes import ALL
 from workbench.records import Problem, Refresh
-from workbench.screens.session import Shelf
+from workbench.screens.session import WALKS, Shelf
 
 if TYPE_CHECKING:
     from workbench.engine.engine import Engine
+    from workbench.recipe import Recipe
 
 OWN = "(your own)"
 """The problem that stands in the text boxes."""
@@ -109,6 +110,20 @@ def planned(ask: Ask) -> Plan:
     """Recipe and problems. Raises UsageError and InputError, as the commands do."""
     config = config_of(replace(ask, problem="", question="", solution="", answer="", seed=0))
     return _planned(replace(config, model=_base(config.model)))
+
+
+def settled(ask: Ask) -> Recipe:
+    """The recipe as set for the model, before what the screen asks of its sampling. Raises UsageError."""
+    plain = replace(
+        ask, problem="", question="", solution="", answer="", tokens=64, temperature=None, top_p=None, seed=0
+    )
+    return settle_recipe(replace(config_of(plain), max_new_tokens=None, model=_base(ask.model.strip())))[0].recipe
+
+
+def source_of(ask: Ask) -> str:
+    """The problems of an ask, as --problems takes them. Raises UsageError."""
+    config = config_of(ask)
+    return config.problems or settle_recipe(replace(config, model=_base(config.model)))[0].problems
 
 
 @functools.lru_cache(maxsize=64)
@@ -207,6 +222,7 @@ def loading(ask: Ask) -> str:
 def _built(ask: Ask) -> Engine:
     from workbench.assembly import build_engine, invited
 
+    WALKS.clear()
     if checkpoint_of(ask.model) is not None:
         if ask.other_model:
             raise UsageError(

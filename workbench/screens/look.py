@@ -28,4 +28,4 @@ def theme() -> gr.themes.Base:
 
 def look() -> dict[str, Any]:
     """What `mount_gradio_app` takes."""
-    return {"theme": theme(), "css_paths": [Path(__file__).with_name("app.css")]}
+    return {"theme": theme(), "css_paths": [Path(__file__).with_name(name) for name in ("app.css", "live.css")]}

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from workbench.inspector.seen import Seen
@@ -22,6 +22,8 @@ Made = TypeVar("Made")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 POLL = 0.05
 """Seconds between two looks at the stop flag while one waits for the model."""
+PAGES = 256
+"""Open pages whose rollout is remembered."""
 
 
 @dataclass(eq=False)
@@ -75,9 +77,9 @@ class Turnstile:
         return ticket
 
     def ticket(self, owner: str) -> Ticket | None:
-        """The owner's ticket."""
+        """The owner's newest ticket; None where it asked for nothing, or took it back."""
         with self._guard:
-            return next((ticket for ticket in self._line if ticket.owner == owner), None)
+            return next((ticket for ticket in reversed(self._line) if ticket.owner == owner), None)
 
     def forget(self, owner: str) -> bool:
         """Stop the owner's work and take it out of the line; says whether there was any."""
@@ -176,6 +178,8 @@ class Kept:
     model: str = ""
     asked: object = None
     """What was asked for, so that it can be continued."""
+    seconds: float = 0.0
+    """What writing it took."""
 
 
 class Store:
@@ -185,17 +189,21 @@ class Store:
         """Empty."""
         self._tokens = tokens
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._latest: OrderedDict[str, str] = OrderedDict()
         self._guard = threading.Lock()
 
-    def put(self, kept: Kept, name: str | None = None) -> str:
-        """Keep it, under a new id or in the place of `name`; the oldest go while there are too many tokens."""
-        name = name or f"live-{secrets.token_urlsafe(9)}"
+    @staticmethod
+    def name() -> str:
+        """A new id."""
+        return f"live-{secrets.token_urlsafe(9)}"
+
+    def put(self, kept: Kept, name: str) -> None:
+        """Keep it, perhaps in the place of another; the oldest go while there are too many tokens."""
         with self._guard:
             self._kept[name] = kept
             self._kept.move_to_end(name)
             while len(self._kept) > 1 and sum(len(k.seen) + 64 for k in self._kept.values()) > self._tokens:
                 self._kept.popitem(last=False)
-        return name
 
     def get(self, name: object) -> Kept | None:
         """What lies there; None where it never did, or no longer does."""
@@ -204,6 +212,18 @@ class Store:
             if kept is not None:
                 self._kept.move_to_end(str(name))
             return kept
+
+    def show(self, owner: str, name: str) -> None:
+        """Remember which rollout a page shows."""
+        with self._guard:
+            self._latest[owner] = name
+            self._latest.move_to_end(owner)
+            while len(self._latest) > PAGES:
+                self._latest.popitem(last=False)
+
+    def latest(self, owner: str) -> Kept | None:
+        """What a page shows."""
+        return self.get(self._latest.get(owner))
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget some."""
@@ -216,11 +236,35 @@ class Store:
         return len(self._kept)
 
 
-def renamed(kept: Kept, seen: Seen) -> Kept:
-    """The same place, with a longer record."""
-    return replace(kept, seen=seen)
+class Walks:
+    """Rollouts that are written step by step: their generators, which hold both roles' caches, few of them."""
+
+    def __init__(self, size: int = 3) -> None:
+        """None."""
+        self._size = size
+        self._going: OrderedDict[str, Iterator[Seen]] = OrderedDict()
+
+    def get(self, name: str) -> Iterator[Seen] | None:
+        """The generator of a rollout; None: it has ended, or was let go of."""
+        return self._going.get(name)
+
+    def put(self, name: str, going: Iterator[Seen]) -> None:
+        """Keep it; the one used longest ago goes."""
+        self._going[name] = going
+        self._going.move_to_end(name)
+        while len(self._going) > self._size:
+            self._going.popitem(last=False)
+
+    def drop(self, name: str) -> None:
+        """Let go of one."""
+        self._going.pop(name, None)
+
+    def clear(self) -> None:
+        """Let go of all: they hold the engines that wrote them."""
+        self._going.clear()
 
 
 MODEL = Turnstile()
 """The process's one place at the model: every screen that generates or scores goes through it."""
 STORE = Store()
+WALKS = Walks()

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.screens.component import Plain
 from workbench.text import printable
 
 Node = str | list[Any]
@@ -21,7 +22,7 @@ Node = str | list[Any]
 `act` with the value, `share` (0 to 1) is the length of a bar."""
 
 
-class Sheet(gr.HTML):
+class Sheet(gr.HTML, metaclass=Plain):
     """A tree, drawn. `act` is its event: `event._data["act"]` says which button."""
 
     def __init__(self, tree: list[Node] | None = None, **settings: Any) -> None:
@@ -70,7 +71,11 @@ def visible(text: str) -> str:
         return "(nothing)"
     body = printable(text.replace("\n", "\u21b5").replace("\t", "\u21e5"))
     left, right = len(body) - len(body.lstrip(" ")), len(body) - len(body.rstrip(" "))
-    return body if not (left or right) else "\u2423" * left + body.strip(" ") + "\u2423" * (right if body.strip(" ") else 0)
+    return (
+        body
+        if not (left or right)
+        else "\u2423" * left + body.strip(" ") + "\u2423" * (right if body.strip(" ") else 0)
+    )
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -79,7 +84,7 @@ def number(value: float, digits: int = 3) -> str:
         return "not known"
     if math.isinf(value):
         return "-inf" if value < 0 else "inf"
-    return f"{value:.{digits}f}".replace("-0.000", "0.000") if abs(value) < 10 ** -digits else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}".replace("-0.000", "0.000") if abs(value) < 10**-digits else f"{value:.{digits}f}"
 
 
 def percent(logp: float) -> str:

@@ -1,0 +1,257 @@
+"""The screens Live and Compare: their handlers as plain functions, on the tiny model; the real one where it matters."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="the app's extra is not installed")
+
+from workbench.errors import InputError, UsageError
+from workbench.recipes import ALL
+from workbench.records import Problem
+from workbench.screens import asking, comparing, live, rolling, saving, trees
+from workbench.screens.asking import OWN, Ask
+from workbench.screens.rolling import Seat
+from workbench.screens.scoring import Wish
+from workbench.screens.session import MODEL, STORE, Kept, Shelf, Store, Turnstile, Walks
+from workbench.screens.sheet import Sheet, node, number, percent, said, shown, visible
+
+HOSTILE = ['<img src=x onerror=alert(1)>', "${alert(1)}", "{{alert(1)}}", "\x1b[2J", "\u202e\u200b", "\ud800", "</script><b>"]
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_folder_live):
+    """An ask of the tiny model."""
+    return Ask(model=str(tiny_folder_live), tokens=12)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder_live(tmp_path_factory):
+    from tests.conftest import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def seen(asked):
+    """A rollout of the tiny model, whole."""
+    frames = list(played(rolling.roll, asked))
+    return STORE.get(frames[-1].seat.current).seen
+
+
+def played(work, ask, *more, seat=Seat(), owner="page"):
+    """The frames of a handler, behind a ticket as the page takes one."""
+    MODEL.join(owner)
+    yield from work(ask, seat, owner, *more)
+
+
+# -- the line in front of the model ----------------------------------------------------------------------------------
+
+
+def test_one_piece_of_work_at_a_time_and_the_second_is_told_so():
+    line = Turnstile()
+    first, second, third = line.join("a", 100), line.join("b"), line.join("c")
+    assert line.waiting(first) == ""
+    assert line.waiting(second) == "One rollout at a time: yours is second."
+    assert line.waiting(third) == "One rollout at a time: yours is third."
+    with line.entered(first) as mine:
+        assert mine
+        assert line.busy
+        first.done = 50
+        first.started -= 20.0  # 50 of 100 tokens took 20 s
+        assert line.waiting(second) == "One rollout at a time: yours is second, about 20 s."
+        assert line.waiting(third) == "One rollout at a time: yours is third."  # nobody knows how long b's will take
+    assert not line.busy
+    assert line.waiting(second) == ""
+
+
+def test_the_second_waits_for_the_lock_itself_not_for_gradio():
+    line, order = Turnstile(), []
+    first, second = line.join("a"), line.join("b")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work():
+        with line.entered(first):
+            inside.set()
+            go_on.wait(10)
+            order.append("first")
+
+    def other():
+        with line.entered(second) as mine:
+            assert mine
+            order.append("second")
+
+    threads = [threading.Thread(target=work), threading.Thread(target=other)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    assert order == []
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_what_is_stopped_while_it_waits_never_holds_the_model():
+    line = Turnstile()
+    first, second = line.join("a"), line.join("b")
+    with line.entered(first):
+        line.forget("b")
+        with line.entered(second) as mine:
+            assert not mine
+        assert line.busy, "leaving the line must not free what another holds"
+    assert not line.busy
+    assert line.ticket("b") is None
+
+
+def test_an_error_inside_frees_the_model():
+    line = Turnstile()
+    with pytest.raises(ZeroDivisionError), line.entered(line.join("a")):
+        1 / 0  # noqa: B018
+    assert not line.busy
+    assert line.ticket("a") is None
+
+
+def test_a_page_that_asks_again_takes_its_first_wish_back():
+    line = Turnstile()
+    old = line.join("a")
+    new = line.join("a")
+    assert old.stopped()
+    assert not new.stopped()
+    assert line.ticket("a") is new
+
+
+# -- what is held ----------------------------------------------------------------------------------------------------
+
+
+def test_a_shelf_lets_go_before_it_makes():
+    held = []
+    shelf: Shelf[str, str] = Shelf(2)
+
+    def make(name):
+        def made():
+            held.append(len([n for n in "abc" if n in shelf]))
+            return name
+
+        return made
+
+    for name in ("a", "b", "a", "c"):
+        shelf.get(name, make(name))
+    assert held == [0, 1, 1]  # c was made beside one thing, not two
+    assert "b" not in shelf
+    assert "a" in shelf
+
+
+def test_the_store_is_bounded_by_tokens_and_its_ids_cannot_be_guessed(seen):
+    store = Store(tokens=3 * (len(seen) + 64))
+    names = [store.name() for _ in range(5)]
+    assert len(set(names)) == 5
+    for name in names:
+        store.put(Kept(seen), name)
+    assert [store.get(name) is not None for name in names] == [False, False, True, True, True]
+    store.drop([names[4], "never"])
+    assert len(store) == 2
+    assert store.get(None) is None
+    assert store.get({"a": 1}) is None
+
+
+def test_walks_are_few():
+    walks = Walks(2)
+    for name in "abc":
+        walks.put(name, iter(()))
+    assert walks.get("a") is None
+    assert walks.get("c") is not None
+    walks.clear()
+    assert walks.get("c") is None
+
+
+# -- from fields to what is done -------------------------------------------------------------------------------------
+
+
+def test_every_recipe_is_offered_and_those_that_cannot_be_shown_say_why():
+    choices = asking.recipe_choices(Ask())
+    assert {name for _, name in choices} == set(ALL)
+    why = {name: label for label, name in choices}
+    assert why["opsd"] == "opsd"
+    assert "another model teaches" in why["gkd"]
+    assert "no teacher" in why["sft"]
+
+
+def test_recipes_that_the_problems_do_not_fit_say_so(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text("".join(json.dumps({"question": f"What is {i}?", "answer": str(i)}) + "\n" for i in range(4)))
+    why = asking.why_not("opsd", Ask(problems=str(file)))
+    assert "shows the teacher {solution}" in why
+    assert asking.why_not("opsdc", Ask(problems=str(file))) == ""
+
+
+def test_another_model_makes_its_recipes_possible():
+    assert asking.why_not("gkd", Ask(other_model="somewhere")) == ""
+
+
+def test_contexts_are_set_as_a_flag_would():
+    recipe = asking.planned(Ask(teacher="with_answer", student="question")).recipe
+    assert repr(recipe.teacher) == "with_answer"
+    assert repr(recipe.student) == "question"
+
+
+def test_ones_own_problem_has_somebody_elses_beside_it():
+    ask = Ask(recipe="opsd_other_problem", problem=OWN, question="What is 1 + 1?", solution="1 + 1 = 2.", answer="2")
+    problem = asking.problem_of(ask)
+    assert problem.question == "What is 1 + 1?"
+    assert problem.other is not None
+    assert problem.other.answer != "2"
+
+
+def test_an_empty_problem_and_a_foreign_id_are_refused_in_words():
+    with pytest.raises(InputError, match=r"no text.*Write it"):
+        asking.problem_of(Ask(problem=OWN))
+    with pytest.raises(UsageError, match=r"no problem 'x'.*Choose one"):
+        asking.problem_of(Ask(problem="x"))
+    with pytest.raises(UsageError, match="cannot be written"):
+        Ask(tokens=0)
+    with pytest.raises(UsageError, match="no recipe 'nope'"):
+        asking.planned(Ask(recipe="nope"))
+
+
+def test_what_will_be_loaded_is_said_with_its_size(tiny_folder):
+    text = asking.loading(Ask(model=str(tiny_folder)))
+    assert text.startswith(f"Loading {tiny_folder} (")
+    assert "GiB on disk" in text
+
+
+def test_emptied_fields_are_fields_that_were_not_given():
+    values = ["smollm2", "opsd", None, None, "", None, None, "", "", None, 8, None, None, None]
+    assert live.ask_of(*values) == Ask(tokens=8)
+
+
+# -- trees -----------------------------------------------------------------------------------------------------------
+
+
+def test_trees_hold_text_as_text():
+    tree = [node("p", text, kind="note") for text in HOSTILE]
+    read = json.loads(shown(tree))
+    assert [one[2] for one in read] == HOSTILE
+    assert shown(tree).isascii()
+
+
+def test_the_components_templates_are_constant():
+    for made in (Sheet(), live.TokenView()):
+        assert "{{" not in made.html_template + made.css_template
+        assert "${" not in made.html_template + made.css_template
+
+
+def test_texts_are_made_visible():
+    assert visible(" a\n") == "\u2423a\u21b5"
+    assert visible("") == "(nothing)"
+    assert visible("  ") == "\u2423\u2423"
+    assert visible("\x1b") == "\\x1b"
+    assert number(float("nan")) == "not known"
+    assert number(-0.00001) == "0.000"
+    assert percent(0.0) == "100.0 %"
+    assert said("a\x1bb") == ["p", {"class": "note"}, "a\\x1bb"]
