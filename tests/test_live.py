@@ -255,3 +255,219 @@ def test_texts_are_made_visible():
     assert number(-0.00001) == "0.000"
     assert percent(0.0) == "100.0 %"
     assert said("a\x1bb") == ["p", {"class": "note"}, "a\\x1bb"]
+
+
+# -- model work ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rollout_comes_in_pieces_and_ends_as_a_whole(asked):
+    frames = list(played(rolling.roll, asked))
+    last = frames[-1]
+    assert not last.running
+    assert last.off == 0
+    seen = STORE.get(last.seat.current).seen
+    assert seen.source == "live"
+    assert seen.verdict is not None
+    assert seen.stop in ("stop", "length")
+    assert 1 <= len(seen) <= 12
+    assert (seen.run, seen.rollout) == ("", last.seat.current)
+    assert not MODEL.busy
+    assert MODEL.ticket("page") is None
+    assert STORE.latest("page").seen is seen
+
+
+def test_the_rollout_on_screen_is_the_one_that_training_would_draw(asked, seen):
+    from workbench.records import Request
+
+    engine, recipe = asking.engine_of(asked), asking.planned(asked).recipe
+    request = Request(asking.problem_of(asked), recipe.student, seed=(0,))
+    (rollout,) = engine.generate([request], recipe.sampling)
+    assert rollout.tokens == seen.token_ids
+
+
+def test_steps_make_the_same_rollout_one_token_at_a_time(asked, seen):
+    seat = Seat()
+    for n in range(1, 6):
+        frames = list(played(rolling.step, asked, seat=seat))
+        seat = frames[-1].seat
+        assert not MODEL.busy, "between two clicks the model is free"
+        assert len(STORE.get(seat.current).seen) == n
+        assert STORE.get(seat.current).seen.stop == "cancelled"
+    assert len(seat.ids) == 1
+    assert STORE.get(seat.current).seen.token_ids == seen.token_ids[:5]
+    while STORE.get(seat.current).seen.verdict is None:
+        seat = list(played(rolling.step, asked, seat=seat))[-1].seat
+    assert STORE.get(seat.current).seen.token_ids == seen.token_ids
+    after = list(played(rolling.step, asked, seat=seat))[-1].seat
+    assert after.current != seat.current, "a finished rollout is followed by the first token of another"
+
+
+def test_steps_of_another_ask_begin_another_rollout(asked):
+    seat = list(played(rolling.step, asked))[-1].seat
+    other = list(played(rolling.step, replace(asked, seed=5), seat=seat))[-1].seat
+    assert other.current != seat.current
+    assert other.ids == (seat.current, other.current)
+
+
+def test_stop_ends_a_rollout_at_the_next_token_and_keeps_it(asked, monkeypatch):
+    monkeypatch.setattr(rolling, "INTERVAL", 0.0)
+    frames = played(rolling.roll, asked)
+    seat = Seat()
+    while not seat.current:
+        seat = next(frames).seat or seat
+    assert MODEL.busy
+    MODEL.forget("page")
+    last = list(frames)[-1]
+    kept = STORE.get(last.seat.current).seen
+    assert kept.stop == "cancelled"
+    assert 1 <= len(kept) < 12
+    assert not MODEL.busy
+
+
+def test_a_closed_page_frees_the_model_and_the_next_rollout_starts(asked, monkeypatch):
+    monkeypatch.setattr(rolling, "INTERVAL", 0.0)
+    MODEL.join("page")
+    values = [asked.model, "opsd", "", "", "", "", "", "", "", "", 12, None, None, 0]
+    outputs = live.roll(Page("page"), Seat(), *values)
+    seat = Seat()
+    while not seat.current:
+        seat = next(outputs)[0]
+    outputs.close()  # what gradio does on Stop and when a tab is closed: GeneratorExit
+    assert not MODEL.busy
+    assert STORE.get(seat.current).seen.stop == "cancelled"
+    assert not list(played(rolling.roll, asked, owner="another"))[-1].running
+
+
+class Page:
+    """As much of gr.Request as the handlers read."""
+
+    def __init__(self, name):
+        self.session_hash = name
+
+
+def test_an_event_that_comes_after_stop_does_nothing(asked):
+    (frame,) = rolling.roll(asked, Seat(), "nobody joined")
+    assert not frame.running
+    assert "Stopped before it began" in shown(frame.status)
+
+
+def test_a_branch_keeps_what_stands_before_and_the_original(asked, seen):
+    parent = seen.rollout
+    other = next(a.token for a in seen.alternatives(3) if not a.written and a.token < 256)
+    for author in ("student", "teacher"):
+        frames = list(played(rolling.branch, asked, Wish(parent, 3, other, "x", author), seat=Seat(parent, (parent,))))
+        last = frames[-1]
+        kept = STORE.get(last.seat.current)
+        assert kept.seen.token_ids[:4] == (*seen.token_ids[:3], other)
+        assert len(kept.seen) > 4
+        assert (kept.parent, kept.at) == (parent, 3)
+        assert last.select == 3, "the panel stays open where the branch begins"
+        assert STORE.get(parent).seen is not kept.seen
+        assert STORE.get(parent).seen.token_ids == seen.token_ids
+        assert last.seat.ids == (parent, last.seat.current)
+        listed = shown(trees.rollouts([(n, STORE.get(n)) for n in last.seat.ids], last.seat.current))
+        assert "from rollout 1 at token 3" in listed
+        assert f"the {author} goes on" in listed
+
+
+def test_a_branch_of_what_is_gone_is_refused_in_words(asked):
+    for wish in (Wish("gone", 0, 1, ""), Wish("live-x", 99, 1, "")):
+        (frame,) = rolling.branch(asked, Seat(), "page", wish)
+        assert "no longer held" in shown(frame.status)
+
+
+def test_scoring_again_says_that_it_is_recomputed(asked, seen):
+    frames = list(played(rolling.score_again, asked, seat=Seat(seen.rollout, (seen.rollout,))))
+    again = STORE.get(frames[-1].seat.current)
+    assert again.seen.source == "recomputed"
+    assert again.seen.token_ids == seen.token_ids
+    assert again.parent == seen.rollout
+    assert again.seen.student_logp == pytest.approx(seen.student_logp, abs=1e-5)
+    assert "recomputed now" in rolling.summary(again)
+
+
+def test_what_cannot_be_loaded_is_said_where_the_rollout_would_be():
+    frames = list(played(rolling.roll, Ask(model="./nowhere")))
+    assert not frames[-1].running
+    assert "no folder ./nowhere" in shown(frames[-1].status)
+    assert not MODEL.busy
+
+
+def test_a_bug_ends_the_page_s_wait(asked, monkeypatch, capsys):
+    monkeypatch.setattr(rolling, "paced", lambda pieces: 1 / 0)
+    MODEL.join("page")
+    values = [asked.model, "opsd", "", "", "", "", "", "", "", "", 12, None, None, 0]
+    last = list(live.roll(Page("page"), Seat(), *values))[-1]
+    assert "This is a bug" in last[1]
+    assert not MODEL.busy
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_checkpoint_stands_beside_the_teacher_it_had(tiny_folder_live, tmp_path, capsys):
+    from workbench import opsd
+
+    run = tmp_path / "runs" / "a"
+    code = opsd.main(
+        ["--model", str(tiny_folder_live), "--problems", "sums", "--limit", "6", "--eval-problems", "0", "--steps", "1"]
+        + ["--batch", "2", "--max-new-tokens", "4", "--lr", "0.01", "--adapter", "none", "--output", str(run.parent)]
+        + ["--name", "a", "--progress", "quiet"]
+    )
+    assert code == 0, capsys.readouterr().err
+    offered = dict((value, label) for label, value in asking.model_choices(run.parent))
+    step = run / "checkpoints" / "step-00000001"
+    assert offered[str(step)] == "a: step 1, beside its own teacher"
+    assert offered[str(run / "final")] == "a: final model, in both roles"
+    same = Ask(model=str(step), student="question", teacher="question", tokens=6)
+    frames = list(played(rolling.roll, same))
+    seen = STORE.get(frames[-1].seat.current).seen
+    assert (seen.reverse_kl > 1e-6).any(), "the student has moved, its teacher has not"
+    final = replace(same, model=str(run / "final"))
+    frames = list(played(rolling.roll, final))
+    seen = STORE.get(frames[-1].seat.current).seen
+    assert (abs(seen.reverse_kl) < 1e-6).all(), "one model in both roles, shown the same"
+
+
+# -- compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_rollout_under_two_recipes(asked):
+    left, right = replace(asked, recipe="opsd"), replace(asked, recipe="opsd_other_problem")
+    MODEL.join("page")
+    frames = list(comparing.compare(left, right, "page"))
+    last = frames[-1]
+    assert not last.running
+    a, b = STORE.get(last.left).seen, STORE.get(last.right).seen
+    assert a.token_ids == b.token_ids
+    assert a.student_logp == pytest.approx(b.student_logp, abs=1e-5), "one student, one prompt"
+    assert a.teacher_prompt != b.teacher_prompt
+    assert (a.recipe, b.recipe) == ("opsd", "opsd_other_problem")
+    text = shown(last.totals)
+    assert "reverse KL = KL(student || teacher)" in text
+    assert "opsd_other_problem" in text
+    kinds = comparing.by_class(a)
+    assert sum(count for count, _ in kinds.values()) == (a.weight > 0).sum()
+    assert sum(share for _, share in kinds.values()) == pytest.approx(1.0)
+
+
+def test_equal_sides_are_equal(asked):
+    MODEL.join("page")
+    last = list(comparing.compare(asked, asked, "page"))[-1]
+    a, b = STORE.get(last.left).seen, STORE.get(last.right).seen
+    assert a.reverse_kl == pytest.approx(b.reverse_kl, abs=1e-5)
+    assert "100 % of it" in comparing.verdict_line(a, b)
+
+
+def test_models_without_a_common_vocabulary_are_refused(asked, tmp_path):
+    from tests.conftest import build_tiny
+
+    other = build_tiny(tmp_path / "other", specials=tuple(f"<x{i}>" for i in range(5)))
+    file = other / "tokenizer.json"
+    data = json.loads(file.read_text())
+    vocab = data["model"]["vocab"]
+    names = sorted(vocab, key=vocab.get)
+    data["model"]["vocab"] = {name: (at + 7) % len(names) for at, name in enumerate(names)}
+    file.write_text(json.dumps(data))
+    MODEL.join("page")
+    last = list(comparing.compare(asked, replace(asked, model=str(other)), "page"))[-1]
+    assert not last.running
+    assert "does not share a vocabulary" in shown(last.status)

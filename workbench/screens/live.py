@@ -250,7 +250,7 @@ def settled(seat: Seat, select: int | None = None) -> list[Any]:
     seen = kept.seen
     return [
         shown([said(rolling.summary(kept))]),
-        token_value(seen, at=select),
+        token_value(seen, about=False, at=select),
         shown(trees.rollouts(rows, seat.current)),
         shown(trees.prompt(seen, "student")),
         shown(trees.prompt(seen, "teacher")),
@@ -265,7 +265,7 @@ def outputs(frame: Frame, seat: Seat) -> list[Any]:
         status = end[0] if frame.status is None else shown(frame.status)
         return [seat, status, *end[1:], gr.Timer(active=False), *running(False)]
     seen = None if frame.off is None else found("", seat.current)
-    tokens = gr.skip() if seen is None else token_value(seen, frame.off or 0, at=frame.select)
+    tokens = gr.skip() if seen is None else token_value(seen, frame.off or 0, about=False, at=frame.select)
     status = gr.skip() if frame.status is None else shown(frame.status)
     return [seat, status, tokens, *[gr.skip()] * 4, gr.Timer(active=False), *[gr.skip()] * 4]
 
