@@ -38,7 +38,8 @@ class Packing:
         layers = [
             m for m in decoder.modules() if type(m) is nn.Linear and "forward" not in m.__dict__ and _fits(m.weight)
         ]
-        plain = head.bias is head.softcap is head.low_rank is None and head.scale == head.temperature == 1.0
+        bare = all(x is None for x in (head.bias, head.softcap, head.low_rank))
+        plain = bare and head.scale == head.temperature == 1.0
         weights = [m.weight for m in layers] + ([head.weight] if plain and _fits(head.weight) else [])
         self.project: Projection = head.logits
         self.packs_head = False
