@@ -40,15 +40,16 @@ _SPELT = {
 }
 
 
-def token_value(seen: Seen, since: int = 0, *, about: bool = True) -> str:
+def token_value(seen: Seen, since: int = 0, *, about: bool = True, at: int | None = None) -> str:
     """The JSON string that the token view takes.
 
     Args:
         seen: a completion, or the next piece of one that is being written (its `start` says where it belongs).
         since: leave out the tokens before this position; the view keeps those it has.
         about: with the first token also the rollout's facts and both prompts.
+        at: the position to select.
     """
-    return dumps(value_dict(seen, since, about=about))
+    return dumps(value_dict(seen, since, about=about) | ({} if at is None else {"at": at}))
 
 
 def dumps(value: object) -> str:
