@@ -61,6 +61,7 @@ class Plots(gr.HTML):
             css_template=_file("plots.css"),
             js_on_load=_file("plots.js"),
             apply_default_css=False,
+            padding=False,
             **settings,
         )
 
@@ -69,7 +70,6 @@ class Plots(gr.HTML):
         return "html"
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component

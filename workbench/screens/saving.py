@@ -76,8 +76,8 @@ def file_of(seen: Seen | None, kind: str) -> str:
         raise UsageError("there is no rollout to save. Nothing was written here yet. Roll out first.")
     makers: dict[str, tuple[str, Callable[[Seen], str]]] = {
         "html": ("text/html", static.page),
-        "csv": ("text/csv", tables.csv_text),
-        "json": ("application/json", tables.json_text),
+        "csv": ("text/csv", tables.table),
+        "json": ("application/json", tables.twin),
     }
     mime, make = makers[kind]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{seen.run or 'live'}-{seen.problem}-{seen.index}")[:80].strip("-.")

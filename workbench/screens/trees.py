@@ -35,7 +35,7 @@ def prompt(seen: Seen, role: str) -> list[Node]:
         return [said(f"The {role}'s prompt was not recorded.", "empty")]
     only = sum(1 for _, differs in about["parts"] if differs)
     other = "teacher" if role == "student" else "student"
-    marked = f" What the {other} does not see is underlined." if only else f" The {other} sees the same."
+    marked = f" What the {other} does not see is underlined." if only else f" The {other} sees all of it."
     head = f"{about['tokens']} tokens, all of them: nothing was cut.{marked}"
     parts = [node("span", _lines(text), kind="only" if differs else None) for text, differs in about["parts"]]
     end = f"Here the completion begins: {len(seen)} tokens, {STOP_WORDS.get(seen.stop, seen.stop)}."
