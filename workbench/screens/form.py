@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import itertools
+import re
 import typing
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ def component(name: str, choices: dict[str, list[str]]) -> Any:
     default: Any = RunConfig.__dataclass_fields__[name].default
     settings: dict[str, Any] = {
         "label": flag(name)[2:],
-        "info": helps()[name],
+        "info": re.sub(r" Also --[a-z-]+\.$", "", helps()[name]),
         "elem_id": f"train-{name.replace('_', '-')}",
         "min_width": 200,
     }
@@ -79,15 +80,17 @@ def _literal(hint: Any) -> tuple[str, ...]:
     return ()
 
 
-def layout(choices: dict[str, list[str]]) -> dict[str, Any]:
-    """The form: essentials in sight, the rest behind titles. Field -> component."""
-    parts: dict[str, Any] = {}
+def essentials(choices: dict[str, list[str]]) -> dict[str, Any]:
+    """The fields that most runs set. Field -> component."""
     with gr.Group(elem_id="train-essentials"), gr.Row():
-        for name in ESSENTIAL:
-            parts[name] = component(name, choices)
+        return {name: component(name, choices) for name in ESSENTIAL}
+
+
+def rest(choices: dict[str, list[str]]) -> dict[str, Any]:
+    """All other fields, behind titles. Field -> component."""
+    parts: dict[str, Any] = {}
     for title, names in GROUPS.items():
         slug = title.split(",")[0].split()[0].lower()
         with gr.Accordion(title, open=False, elem_id=f"train-group-{slug}"), gr.Row():
-            for name in names:
-                parts[name] = component(name, choices)
+            parts |= {name: component(name, choices) for name in names}
     return parts

@@ -48,7 +48,7 @@ def build(stage: Stage) -> None:
     choices = {"model": list(stage.models), "problems": PROBLEMS, "recipe": list(ALL)}
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            fields = form.layout(choices)
+            fields = form.essentials(choices)
             command = gr.Textbox(
                 label="The same in a terminal",
                 interactive=False,
@@ -70,6 +70,7 @@ def build(stage: Stage) -> None:
                 elem_id="train-plan",
                 elem_classes="app-mono",
             )
+            fields |= form.rest(choices)
         with gr.Column(scale=4, min_width=320, elem_id="train-watch"):
             watch = _watch()
     _wire_form(stage, fields, command, plan, dry, start)
@@ -79,10 +80,10 @@ def build(stage: Stage) -> None:
 def _watch() -> Watch:
     picker = gr.Dropdown([], label="Run to watch", elem_id="train-run")
     standing = gr.Textbox(label="State", lines=2, max_lines=6, interactive=False, elem_id="train-state")
-    with gr.Row():
-        stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="train-stop")
+    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="train-stop")
+    with gr.Row(equal_height=True):
+        steps = gr.Number(0, label="Resume up to step (0: as it was)", precision=0, minimum=0, elem_id="train-more")
         resume = gr.Button("Resume", interactive=False, elem_id="train-resume")
-        steps = gr.Number(0, label="up to step (0: as it was)", precision=0, minimum=0, elem_id="train-more")
     way_on = gr.Textbox(
         label="Resume it in a terminal",
         interactive=False,
