@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,15 +12,22 @@ pytest.importorskip("gradio", reason="the app's extra is not installed")
 
 from workbench.errors import InputError, UsageError
 from workbench.recipes import ALL
-from workbench.records import Problem
-from workbench.screens import asking, comparing, live, rolling, saving, trees
+from workbench.screens import asking, comparing, live, rolling, trees
 from workbench.screens.asking import OWN, Ask
 from workbench.screens.rolling import Seat
 from workbench.screens.scoring import Wish
 from workbench.screens.session import MODEL, STORE, Kept, Shelf, Store, Turnstile, Walks
 from workbench.screens.sheet import Sheet, node, number, percent, said, shown, visible
 
-HOSTILE = ['<img src=x onerror=alert(1)>', "${alert(1)}", "{{alert(1)}}", "\x1b[2J", "\u202e\u200b", "\ud800", "</script><b>"]
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "${alert(1)}",
+    "{{alert(1)}}",
+    "\x1b[2J",
+    "\u202e\u200b",
+    "\ud800",
+    "</script><b>",
+]
 
 
 @pytest.fixture(scope="module")

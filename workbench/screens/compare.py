@@ -164,7 +164,9 @@ def compare(request: gr.Request, held: tuple[str, ...], *values: Any) -> Iterato
 def outputs(frame: Beside) -> list[Any]:
     """Status, both views, totals, clock, buttons."""
     views = [
-        gr.skip() if name is None or off is None or (seen := found("", name)) is None else token_value(seen, off, about=False)
+        gr.skip()
+        if name is None or off is None or (seen := found("", name)) is None
+        else token_value(seen, off, about=False)
         for name, off in ((frame.left, frame.left_off), (frame.right, frame.right_off))
     ]
     status = gr.skip() if frame.status is None else shown(frame.status)

@@ -6,15 +6,12 @@ page of script that draws what it is given, with the last value of each line in 
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
+from workbench.screens.component import Drawn
 from workbench.text import printable
 
 
@@ -52,24 +49,12 @@ class Panel:
     """A line under the title."""
 
 
-class Plots(gr.HTML):
+class Plots(Drawn):
     """Panels in a grid. `pick` is its event: `event._data["pick"]` is the key of the bar."""
 
     def __init__(self, panels: Sequence[Panel] = (), **settings: Any) -> None:
         """`elem_id` and the like, as every component takes them."""
-        super().__init__(
-            value=drawn(panels),
-            html_template='<div class="plots"></div>',
-            css_template=_file("plots.css"),
-            js_on_load=_file("plots.js"),
-            apply_default_css=False,
-            padding=False,
-            **settings,
-        )
-
-    def get_block_name(self) -> str:
-        """The front end's name of it."""
-        return "html"
+        super().__init__(drawn(panels), "plots", **settings)
 
 
 def drawn(panels: Sequence[Panel]) -> str:
@@ -83,8 +68,3 @@ def _plain(node: Any) -> Any:
     if isinstance(node, (list, tuple)):
         return [_plain(value) for value in node]
     return printable(node) if isinstance(node, str) else node
-
-
-@functools.cache
-def _file(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -52,7 +52,6 @@ def build(stage: Stage) -> None:
     """Lay the screen out, inside its tab."""
     parts, rollouts = _layout()
     picked, shown = gr.State([]), gr.State({})
-    timer = gr.Timer(EVERY)
 
     def look(place: Link, names: list[str], was: Shown) -> list[Any]:
         if place.view != "runs":
@@ -60,10 +59,10 @@ def build(stage: Stage) -> None:
         now, updates = changed(was, updates_for(stage.runs(), place.run, names))
         return [now, *updates]
 
-    watched = [[stage.place, picked, shown], [shown, *parts.outputs()]]
-    timer.tick(look, *watched, **LIVELY)
-    stage.place.change(look, *watched, **LIVELY)
-    picked.change(look, *watched, **LIVELY)
+    given, drawn_parts = [stage.place, picked, shown], [shown, *parts.outputs()]
+    event: Any
+    for event in (gr.Timer(EVERY).tick, stage.place.change, picked.change):
+        event(look, given, drawn_parts, **LIVELY)
 
     def click(place: Link, event: gr.SelectData) -> tuple[Link, list[str]]:
         run = clicked(stage.runs(), event.row_value)

@@ -6,15 +6,11 @@ sheet gets JSON; tags and attributes come from a closed list, text stays text.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
-from workbench.screens.component import Plain
+from workbench.screens.component import Drawn
 from workbench.text import printable
 
 Node = str | list[Any]
@@ -22,23 +18,12 @@ Node = str | list[Any]
 `act` with the value, `share` (0 to 1) is the length of a bar."""
 
 
-class Sheet(gr.HTML, metaclass=Plain):
+class Sheet(Drawn):
     """A tree, drawn. `act` is its event: `event._data["act"]` says which button."""
 
     def __init__(self, tree: list[Node] | None = None, **settings: Any) -> None:
         """`elem_id` and the like, as every component takes them."""
-        super().__init__(
-            value=shown(tree or []),
-            html_template='<div class="sheet"></div>',
-            css_template=_file("sheet.css"),
-            js_on_load=_file("sheet.js"),
-            apply_default_css=False,
-            **settings,
-        )
-
-    def get_block_name(self) -> str:
-        """The front end's name of it."""
-        return "html"
+        super().__init__(shown(tree or []), "sheet", **settings)
 
 
 def shown(tree: list[Node]) -> str:
@@ -98,8 +83,3 @@ def percent(logp: float) -> str:
 def said(text: object, kind: str = "note") -> Node:
     """A line of prose."""
     return node("p", printable(text, lines=True), kind=kind)
-
-
-@functools.cache
-def _file(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
