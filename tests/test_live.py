@@ -50,10 +50,10 @@ def seen(asked):
     return STORE.get(frames[-1].seat.current).seen
 
 
-def played(work, ask, *more, seat=Seat(), owner="page"):
+def played(work, ask, *more, seat=None, owner="page"):
     """The frames of a handler, behind a ticket as the page takes one."""
     MODEL.join(owner)
-    yield from work(ask, seat, owner, *more)
+    yield from work(ask, seat or Seat(), owner, *more)
 
 
 # -- the line in front of the model ----------------------------------------------------------------------------------
@@ -413,13 +413,11 @@ def test_a_checkpoint_stands_beside_the_teacher_it_had(tiny_folder_live, tmp_pat
     from workbench import opsd
 
     run = tmp_path / "runs" / "a"
-    code = opsd.main(
-        ["--model", str(tiny_folder_live), "--problems", "sums", "--limit", "6", "--eval-problems", "0", "--steps", "1"]
-        + ["--batch", "2", "--max-new-tokens", "4", "--lr", "0.01", "--adapter", "none", "--output", str(run.parent)]
-        + ["--name", "a", "--progress", "quiet"]
-    )
+    flags = "--problems sums --limit 6 --eval-problems 0 --steps 1 --batch 2 --max-new-tokens 4 --lr 0.01"
+    more = ["--adapter", "none", "--output", str(run.parent), "--name", "a", "--progress", "quiet"]
+    code = opsd.main(["--model", str(tiny_folder_live), *flags.split(), *more])
     assert code == 0, capsys.readouterr().err
-    offered = dict((value, label) for label, value in asking.model_choices(run.parent))
+    offered = {value: label for label, value in asking.model_choices(run.parent)}
     step = run / "checkpoints" / "step-00000001"
     assert offered[str(step)] == "a: step 1, beside its own teacher"
     assert offered[str(run / "final")] == "a: final model, in both roles"

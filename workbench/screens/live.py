@@ -332,6 +332,7 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     for button, work in ((fields.go, roll), (fields.step, step), (screen.again, score_again)):
         ready = button.click(announce, fields.all, told, **QUIET)
         events.append(ready.success(work, [screen.seat, *fields.all], everything, **WORK))
+    fields.go.click(None, js=FOCUS, api_visibility="private")
     asked = screen.tokens.branch(wished, screen.author, wish, **QUIET).success(announce, fields.all, told, **QUIET)
     events.append(asked.success(branch, [screen.seat, wish, *fields.all], everything, **WORK))
     fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **QUIET)
