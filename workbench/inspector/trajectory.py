@@ -189,11 +189,13 @@ def _seen(
 ) -> Seen:
     engine, rollout, tokenizer = stage.engine, one.judged.rollout, stage.engine.tokenizer
     problem = rollout.problem
-    shown = set(rollout.tokens)
-    if read.tops is not None:
-        shown.update(read.tops.student_ids.ravel().tolist(), read.tops.teacher_ids.ravel().tolist())
     teacher = one.teacher_prompt or ()
-    speaks = engine.speaker("teacher").tokenizer if teacher and engine.sees("teacher") else tokenizer
+    named_ids: set[int] = set()
+    prompts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    if read.tops is not None:  # somebody will look at it
+        named_ids.update(rollout.tokens, read.tops.student_ids.ravel(), read.tops.teacher_ids.ravel())
+        speaks = engine.speaker("teacher").tokenizer if teacher else tokenizer
+        prompts = pieces(tokenizer, one.student_prompt), pieces(speaks, teacher)
     return Seen(
         problem=problem.id,
         token_ids=rollout.tokens,
@@ -204,10 +206,10 @@ def _seen(
         terms=term_names(stage.recipe),
         values=share.values,
         weights=share.weights,
-        pieces=named(tokenizer, shown),
+        pieces=named(tokenizer, map(int, named_ids)),
         student_prompt=one.student_prompt,
         teacher_prompt=teacher,
-        prompts=(pieces(tokenizer, one.student_prompt), pieces(speaks, teacher)),
+        prompts=prompts,
         run=stage.run,
         rollout=f"{stage.step}/{problem.id}/{rollout.author}/{rollout.index}",
         step=stage.step,
