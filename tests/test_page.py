@@ -123,8 +123,12 @@ def test_the_detail_of_a_token_aligns_both_roles_and_accounts_for_all_probabilit
         listed = [math.exp(a[role]) for a in found["alternatives"]]
         assert math.fsum([*listed, math.exp(found["rest"][role])]) == pytest.approx(1, abs=1e-5)
     assert found["terms"] == [
-        {"name": "reverse_kl", "value": pytest.approx(made.reverse_kl[1], rel=1e-5), "weight": pytest.approx(1 / 3, rel=1e-5)}
-    ]  # fmt: skip
+        {
+            "name": "reverse_kl",
+            "value": pytest.approx(made.reverse_kl[1], rel=1e-5),
+            "weight": pytest.approx(1 / 3, rel=1e-5),
+        }
+    ]
     assert value.detail(made.take(slice(1, 3)), 1) == found
     with pytest.raises(IndexError):
         value.detail(made.take(slice(1, 3)), 0)
