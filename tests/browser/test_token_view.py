@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.pages import HOSTILE, seen
+from workbench.inspector.diagnostics.record import TokenRecord
+from workbench.inspector.diagnostics.where import concentration
 from workbench.inspector.page import static
 from workbench.inspector.page.value import token_value
 from workbench.text import printable
@@ -350,3 +352,32 @@ def test_the_value_of_the_file_is_the_value_of_the_app():
     assert token_value(story()) in static.page(story()).replace("\\u003c", "<").replace("\\u003e", ">").replace(
         "\\u0026", "&"
     )
+
+
+def test_the_strip_can_be_kept_as_an_image(opened, tmp_path):
+    page = opened(story()).page
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save strip").click()
+    kept = tmp_path / "strip.png"
+    waiting.value.save_as(kept)
+    assert kept.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_sentence_counts_as_the_diagnostics_do(opened):
+    made = seen(["x"] * 40, seed=4, weight=[0.0, 0.3] * 5 + [1.0] * 30)
+    record = TokenRecord(
+        problem="p",
+        text=made.text,
+        student_logp=made.student_logp,
+        teacher_logp=made.teacher_logp,
+        student_entropy=made.student_entropy,
+        teacher_entropy=made.teacher_entropy,
+        divergence=made.divergence,
+        weight=made.weight,
+    )
+    page = opened(made).page
+    for share in (30, 50, 80, 95):
+        page.get_by_label("Threshold").fill(str(share))
+        found = concentration(record, share / 100)
+        said = f"{len(found.positions)} of the {found.counted} tokens in the loss carry {share} % of the divergence"
+        assert page.locator(".tv-said").inner_text() == said

@@ -70,7 +70,7 @@ def _lines(seen: Seen, pen: Pen, scale: float) -> Iterator[list[Cell]]:
     used, width = 0, max(20, pen.width)
     for t in range(len(seen)):
         level = _level(float(seen.difference[t]), scale)
-        mark = _mark(level, bool(seen.weight[t] > 0))
+        mark = _mark(level, bool(seen.weight[t] != 0))
         for piece, ends in _pieces(_written(seen, t), pen):
             for part in _cut(piece, width):
                 if used + cell_len(part) > width:
