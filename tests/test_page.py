@@ -123,8 +123,12 @@ def test_the_detail_of_a_token_aligns_both_roles_and_accounts_for_all_probabilit
         listed = [math.exp(a[role]) for a in found["alternatives"]]
         assert math.fsum([*listed, math.exp(found["rest"][role])]) == pytest.approx(1, abs=1e-5)
     assert found["terms"] == [
-        {"name": "reverse_kl", "value": pytest.approx(made.reverse_kl[1], rel=1e-5), "weight": pytest.approx(1 / 3, rel=1e-5)}
-    ]  # fmt: skip
+        {
+            "name": "reverse_kl",
+            "value": pytest.approx(made.reverse_kl[1], rel=1e-5),
+            "weight": pytest.approx(1 / 3, rel=1e-5),
+        }
+    ]
     assert value.detail(made.take(slice(1, 3)), 1) == found
     with pytest.raises(IndexError):
         value.detail(made.take(slice(1, 3)), 0)
@@ -236,7 +240,9 @@ def test_marks_say_what_colours_say():
 
 def test_lines_of_the_completion_are_lines_and_a_narrow_terminal_breaks_between_tokens():
     assert ansi.tinted(seen(["a\n", "\n", "b"], weight=[0, 0, 0]), ansi.Pen(80)).split("\n")[::2] == ["a↵", "↵", "b"]
-    narrow = ansi.tinted(seen(["twelve chars", "twelve chars", "x" * 25]), ansi.Pen(20)).split("\n")[::2]
+    narrow = ansi.tinted(seen(["twelve chars", "twelve chars", "x" * 25], weight=[0] * 3), ansi.Pen(20)).split("\n")[
+        ::2
+    ]
     assert narrow == ["twelve chars", "twelve chars", "x" * 20, "x" * 5]
     assert ansi.tinted(seen(["a\n"], weight=[0]), ansi.Pen(80, encoding="ascii")) == "a\\n\n///"
 
@@ -262,4 +268,4 @@ def test_no_cell_is_a_formula_and_every_number_is_there(pieces):
 @given(texts)
 def test_the_json_twin_writes_the_page_again(pieces):
     made = seen(pieces)
-    assert static.page_of([json.loads(tables.twin(made))]) == static.page(made)
+    assert static.page_of(json.loads(tables.documents([made]))) == static.page(made)

@@ -94,6 +94,10 @@ class TokenView(gr.HTML, metaclass=_Meta):
             **others,
         )
 
+    def postprocess(self, value: str | None) -> str | None:
+        """The value as it is: it is data, and a tag in what a model wrote is none of ours to warn about."""
+        return value
+
     def get_block_name(self) -> str:
         """The frontend's own component."""
         return "html"

@@ -1,6 +1,6 @@
 """A completion in a terminal: tinted where colours are wanted, and marked below every line where they are not seen.
 
-Under each line of text stands a line of marks, so that nothing hangs on colour:
+Under a line of text stands a line of marks where there are any, so that nothing hangs on colour:
 
     `+` the teacher says more, `#` much more (half of the scale); `-` and `=` the same of the student;
     `/` not in the loss
@@ -39,9 +39,9 @@ class Pen:
     encoding: str = "utf-8"
     """Characters it lacks become escapes."""
 
-    def text(self, raw: str) -> str:
+    def text(self, raw: str, *, lines: bool = False) -> str:
         """Hostile text as this terminal can show it."""
-        shown = printable(raw)
+        shown = printable(raw, lines=lines)
         return shown.encode(self.encoding, "backslashreplace").decode(self.encoding, "replace")
 
 
@@ -57,7 +57,7 @@ def tinted(seen: Seen, pen: Pen, *, scale: float = SCALE) -> str:
     for cells in _lines(seen, pen, scale):
         lines.append("".join(_tint(text, level, pen) for text, level, _ in cells).rstrip())
         marks = "".join(mark * cell_len(text) for text, _, mark in cells).rstrip()
-        lines.append(marks)
+        lines += [marks] if marks else []
     return "\n".join(lines)
 
 
@@ -70,7 +70,7 @@ def _lines(seen: Seen, pen: Pen, scale: float) -> Iterator[list[Cell]]:
     used, width = 0, max(20, pen.width)
     for t in range(len(seen)):
         level = _level(float(seen.difference[t]), scale)
-        mark = _mark(level, bool(seen.weight[t] > 0))
+        mark = _mark(level, bool(seen.weight[t] != 0))
         for piece, ends in _pieces(_written(seen, t), pen):
             for part in _cut(piece, width):
                 if used + cell_len(part) > width:

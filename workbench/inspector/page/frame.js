@@ -33,6 +33,7 @@ class TokenFrame {
       button("Detail", "go to the numbers of the selected token (Enter)", () => this.open()),
       button("Copy", "copy the numbers of the selected token (c)", () => this.copy()),
     );
+    acts.append(button("Save strip", "the strip below the text as an image", () => this.save()));
     if (this.host.branch) acts.append((this.branching = button("Branch", "continue with the teacher's choice (b)", () => this.branch())));
     acts.append(this.helped());
     this.legend = el("div", "tv-legends");

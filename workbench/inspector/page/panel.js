@@ -42,7 +42,7 @@ function roles(data, t) {
 }
 
 function divergences(data, t, name) {
-  const box = el("div"), why = data.why[t], counted = data.w[t] > 0;
+  const box = el("div"), why = data.why[t], counted = counts(data.w[t]);
   box.append(table("tv-one-column", ["divergence at this token", "nat"], [
     ["forward KL = KL(teacher || student)", nat(data.fkl[t])],
     ["reverse KL = KL(student || teacher)", nat(data.rkl[t])],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
 
 from workbench.inspector.page.value import document, dumps, number
 from workbench.inspector.seen import Seen
@@ -32,18 +33,23 @@ _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 HEADER = ("run", "rollout", "position", "id", "text", *_FLOATS, *_RANKS, "why")
 
 
-def table(seen: Seen) -> str:
+def table(*several: Seen) -> str:
     """The CSV, RFC 4180 with a header; NaN is an empty cell. Nats; `loss` is what the token adds to the step's loss."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(HEADER)
+    for seen in several:
+        writer.writerows(_rows(seen))
+    return out.getvalue()
+
+
+def _rows(seen: Seen) -> Iterator[list[object]]:
     floats, ranks = ([getattr(seen, name) for name in names] for names in (_FLOATS, _RANKS))
     whole = [cell(seen.run), cell(seen.rollout)]
     for t, (token, text) in enumerate(zip(seen.token_ids, seen.text, strict=True)):
         cells = [number(float(column[t])) for column in floats] + [None if r[t] < 0 else int(r[t]) for r in ranks]
         shown = ("" if x is None else x for x in cells)
-        writer.writerow([*whole, seen.start + t, token, cell(text), *shown, cell(seen.why[t])])
-    return out.getvalue()
+        yield [*whole, seen.start + t, token, cell(text), *shown, cell(seen.why[t])]
 
 
 def cell(text: str) -> str:
@@ -52,6 +58,6 @@ def cell(text: str) -> str:
     return f"'{shown}" if shown.lstrip(" \u00a0\u3000")[:1] in _FORMULA else shown
 
 
-def twin(seen: Seen) -> str:
-    """The JSON of one completion, one line, ASCII: `document`, and `page_of([...])` makes the HTML file of it again."""
-    return dumps(document(seen)) + "\n"
+def documents(several: Sequence[Seen]) -> str:
+    """The JSON twin, ASCII: a list of `document`s; `static.page_of` makes the HTML file of it again."""
+    return dumps([document(seen) for seen in several]) + "\n"

@@ -130,9 +130,9 @@ class TokenView extends TokenFrame {
 
   limit() {
     if (MODES[this.mode].ranks) return 3;
-    if (MODES[this.mode].weights) return Math.max(1, ...[...this.group].map((v) => v.data.w.reduce((a, b) => Math.max(a, b || 0), 0)));
+    if (MODES[this.mode].weights) return Math.max(1, ...[...this.group].map((v) => v.data.w.reduce((a, b) => Math.max(a, Math.abs(b) || 0), 0)));
     if (this.scale === "fixed") return FIXED;
-    const column = (v) => (v.data[this.mode] || []).filter((x, t) => v.data.w[t] > 0);
+    const column = (v) => (v.data[this.mode] || []).filter((x, t) => counts(v.data.w[t]));
     return Math.max(0.05, ...[...this.group].map((v) => percentile(column(v), 0.99)));
   }
 
@@ -155,7 +155,7 @@ class TokenView extends TokenFrame {
   dress(t, v, dims) {
     const { w, text, special } = this.data;
     let name = MODES[this.mode].diverging ? (v > 0 ? " tv-t" : " tv-s") : " tv-q";
-    if (!(w[t] > 0)) name += " tv-off";
+    if (!counts(w[t])) name += " tv-off";
     if (dims && !this.kept.has(t)) name += " tv-dim";
     if (t === this.at) name += " tv-on";
     if (this.hits.has(t)) name += " tv-hit";
@@ -329,6 +329,17 @@ class TokenView extends TokenFrame {
     if (!this.host.branch || t < 0) return;
     const other = token || (((await this.more(t)) || {}).alternatives || []).find((a) => !a.written);
     if (other) this.host.emit("branch", { ...where, token: other.token, text: other.text });
+  }
+
+  // The strip as a PNG on the ground it is seen on.
+  save() {
+    const image = document.createElement("canvas"), pen = image.getContext("2d");
+    Object.assign(image, { width: this.canvas.width, height: this.canvas.height });
+    pen.fillStyle = getComputedStyle(this.root).backgroundColor;
+    pen.fillRect(0, 0, image.width, image.height);
+    pen.drawImage(this.canvas, 0, 0);
+    const link = Object.assign(document.createElement("a"), { href: image.toDataURL("image/png"), download: "divergence.png" });
+    link.click();
   }
 
   async copy() {
