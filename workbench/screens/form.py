@@ -66,7 +66,8 @@ def component(name: str, choices: dict[str, list[str]]) -> Any:
         offered = [("not given", "")] if default is None else []
         return gr.Dropdown([*offered, *((k, k) for k in kinds)], value=default or "", filterable=False, **settings)
     if name in choices:
-        return gr.Dropdown(choices[name], value=default or None, allow_custom_value=True, **settings)
+        first = choices[name][0] if name == "model" else default or None
+        return gr.Dropdown(choices[name], value=first, allow_custom_value=True, **settings)
     if name in LONG:
         return gr.Textbox("", lines=2, max_lines=6, placeholder="one a line", **settings)
     shown = "" if default is None else str(default)
