@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the app's extra is not installed")
 
 from workbench.errors import InputError, UsageError
 from workbench.recipes import ALL
-from workbench.screens import asking, comparing, live, rolling, trees
+from workbench.screens import asking, comparing, fields, live, rolling, trees
 from workbench.screens.asking import OWN, Ask
 from workbench.screens.rolling import Seat
 from workbench.screens.scoring import Wish
@@ -233,7 +233,7 @@ def test_what_will_be_loaded_is_said_with_its_size(tiny_folder):
 
 def test_emptied_fields_are_fields_that_were_not_given():
     values = ["smollm2", "opsd", None, None, "", None, None, "", "", None, 8, None, None, None]
-    assert live.ask_of(*values) == Ask(tokens=8)
+    assert fields.ask_of(*values) == Ask(tokens=8)
 
 
 # -- trees -----------------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_scoring_again_says_that_it_is_recomputed(asked, seen):
     assert again.seen.token_ids == seen.token_ids
     assert again.parent == seen.rollout
     assert again.seen.student_logp == pytest.approx(seen.student_logp, abs=1e-5)
-    assert "recomputed now" in rolling.summary(again)
+    assert "recomputed" in shown(rolling.summary(again))
 
 
 def test_what_cannot_be_loaded_is_said_where_the_rollout_would_be():

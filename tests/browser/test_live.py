@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +17,13 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 from workbench.screens import rolling  # noqa: E402
 from workbench.screens.session import MODEL, STORE  # noqa: E402
 
-# Gradio 6.31 sets an option that pandas 3 has given up.
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
-WAIT = 60_000
+# Gradio 6.31 sets an option and a keyword that pandas 3 has given up.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
 EXPECT = sync_api.expect
+EXPECT.set_options(timeout=60_000)
 
 
 class Slow:
@@ -72,7 +74,7 @@ def app(tiny, gate, tmp_path_factory) -> Iterator[str]:
     from workbench.screens import serving
     from workbench.screens.look import look
 
-    plain = rolling.paced
+    plain, rolling.INTERVAL = rolling.paced, 0.0
     rolling.paced = lambda pieces: plain(gate(pieces))
     demo = build(tmp_path_factory.mktemp("runs"), (), [str(tiny)])
     listener, port = serving.listen("127.0.0.1", 0)
@@ -88,27 +90,18 @@ def app(tiny, gate, tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture
-def live(app, gate, page_watched):
-    """A page on Live, its rollouts held back where a test says so; clean when it is done."""
+def live(app, gate, open_page):
+    """A page on Live; its rollouts are held back where a test says so. Watched by `open_page`."""
     gate.go()
     gate.steps = threading.Semaphore(0)
-    opened = []
 
-    def made(width=1440, height=900, *, query="?view=live", dark=False):
-        watched = page_watched(width, height, dark=dark)
-        opened.append(watched)
-        watched.page.set_default_timeout(WAIT)
-        EXPECT.set_options(timeout=WAIT)
-        watched.page.goto(app + "/" + query)
-        watched.page.locator("#live-tokens [role=listbox]").wait_for()
-        return watched
+    def made(width=1440, height=900, *, query="?view=live", **settings):
+        page = open_page(app + "/" + query, viewport={"width": width, "height": height}, **settings).page
+        page.locator("#live-tokens [role=listbox]").wait_for()
+        return page
 
     yield made
     gate.go()
-    for watched in opened:
-        assert watched.strangers(app) == []
-        assert watched.opened == []
-        assert [line for line in watched.said if not line.startswith(("log", "info", "debug"))] == []
 
 
 def roll(page):
@@ -129,7 +122,7 @@ def options(page):
 
 
 def test_roll_out_and_the_keys_go_to_where_the_roles_part(live):
-    page = live().page
+    page = live()
     roll(page)
     assert options(page).count() > 3
     EXPECT(page.locator("#live-tokens [role=listbox]")).to_be_focused()
@@ -146,7 +139,7 @@ def test_roll_out_and_the_keys_go_to_where_the_roles_part(live):
 
 
 def test_stop_keeps_what_is_written_and_frees_the_model(live, gate):
-    page = live().page
+    page = live()
     gate.hold()
     page.locator("#live-go").click()
     gate.let(3)
@@ -164,7 +157,7 @@ def test_stop_keeps_what_is_written_and_frees_the_model(live, gate):
 
 
 def test_step_one_token(live):
-    page = live().page
+    page = live()
     for n in (1, 2, 3):
         page.locator("#live-step").click()
         EXPECT(options(page)).to_have_count(n)
@@ -174,7 +167,7 @@ def test_step_one_token(live):
 
 
 def test_a_branch_keeps_the_original_and_the_panel(live):
-    page = live().page
+    page = live()
     roll(page)
     options(page).nth(2).click()
     other = page.locator("#live-tokens .tv-tops button").first
@@ -197,7 +190,7 @@ def test_a_branch_keeps_the_original_and_the_panel(live):
 
 
 def test_two_pages_one_model_and_the_second_is_told(live, gate):
-    first, second = live().page, live().page
+    first, second = live(), live()
     gate.hold()
     first.locator("#live-go").click()
     gate.let(2)
@@ -212,7 +205,7 @@ def test_two_pages_one_model_and_the_second_is_told(live, gate):
 
 
 def test_a_page_that_is_loaded_again_lets_go_of_the_model(live, gate):
-    page = live().page
+    page = live()
     gate.hold()
     page.locator("#live-go").click()
     gate.let(2)
@@ -225,16 +218,16 @@ def test_a_page_that_is_loaded_again_lets_go_of_the_model(live, gate):
 
 
 def test_a_waiting_page_that_is_closed_leaves_the_line(live, gate):
-    first, second, third = live().page, live(), live().page
+    first, second, third = live(), live(), live()
     gate.hold()
     first.locator("#live-go").click()
     gate.let(1)
     EXPECT(options(first)).to_have_count(1)
-    second.page.locator("#live-go").click()
-    EXPECT(second.page.locator("#live-status")).to_contain_text("yours is second")
+    second.locator("#live-go").click()
+    EXPECT(second.locator("#live-status")).to_contain_text("yours is second")
     third.locator("#live-go").click()
     EXPECT(third.locator("#live-status")).to_contain_text("yours is third")
-    second.page.close()
+    second.close()
     EXPECT(third.locator("#live-status")).to_contain_text("yours is second")
     gate.go()
     ended(third, 1)
@@ -242,7 +235,7 @@ def test_a_waiting_page_that_is_closed_leaves_the_line(live, gate):
 
 
 def test_compare_two_recipes_side_by_side(live):
-    page = live().page
+    page = live()
     page.get_by_role("tab", name="Compare", exact=True).click()
     page.locator("#compare-go").click()
     EXPECT(page.locator("#compare-totals h3")).to_have_count(2)
@@ -256,7 +249,7 @@ def test_compare_two_recipes_side_by_side(live):
 
 
 def test_exports_are_saved_by_the_browser(live):
-    page = live().page
+    page = live()
     roll(page)
     page.get_by_role("tab", name="Export", exact=True).click()
     for kind, begins in (("html", b"<!doctype html>"), ("csv", b"run,rollout"), ("json", b"{"), ("png", b"\x89PNG")):
@@ -267,12 +260,17 @@ def test_exports_are_saved_by_the_browser(live):
         assert Path(file.path()).read_bytes().startswith(begins)
 
 
-HOSTILE = ("<img src=x onerror=alert(1)>", "${alert(2)}", "{{alert(3)}}", "\x1b[2J\u202e\u200b", "</script><script>alert(4)</script>")
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "${alert(2)}",
+    "{{alert(3)}}",
+    "\x1b[2J\u202e\u200b",
+    "</script><script>alert(4)</script>",
+)
 
 
 def test_what_models_write_stays_text_in_every_place(live):
-    watched = live()
-    page = watched.page
+    page = live()
     roll(page)
     name = next(reversed(STORE._kept))
     kept = STORE.get(name)
@@ -311,7 +309,7 @@ def test_what_models_write_stays_text_in_every_place(live):
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
 def test_nothing_runs_over_the_edge(live, width, height):
-    page = live(width, height).page
+    page = live(width, height)
     roll(page)
     options(page).nth(1).click()
     over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

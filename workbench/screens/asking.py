@@ -58,6 +58,8 @@ class Ask:
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
+    changes: tuple[str, ...] = ()
+    """As --set: of the run whose rollout it is; no field of the screen."""
 
     def __post_init__(self) -> None:
         """Refuse what no field can mean. Raises UsageError."""
@@ -97,7 +99,7 @@ def config_of(ask: Ask) -> RunConfig:
         problems=ask.problems.strip() or None,
         limit=LIMIT,
         eval_problems=1 if validated else 0,
-        set=tuple(changes),
+        set=(*ask.changes, *changes),
         teacher=ask.other_model.strip() or None,
         max_new_tokens=ask.tokens,
         temperature=ask.temperature,

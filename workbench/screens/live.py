@@ -9,15 +9,20 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
+from workbench.errors import UsageError
 from workbench.inspector.page.value import token_value
 from workbench.inspector.seen import Seen
-from workbench.screens import asking, notify, rolling, saving, trees
-from workbench.screens.asking import OWN, Ask
-from workbench.screens.rolling import Frame, Seat, Wish
+from workbench.screens import notify, reading, recorded, rolling, saving, trees
+from workbench.screens.asking import Ask
+from workbench.screens.fields import Fields, ask_of, connect, fields_of
+from workbench.screens.links import Link
+from workbench.screens.recorded import key
+from workbench.screens.rolling import Frame, Seat
+from workbench.screens.scoring import Wish
 from workbench.screens.session import MODEL, STORE
 from workbench.screens.sheet import Sheet, said, shown
 from workbench.screens.shell import QUIET
-from workbench.screens.stage import STATE_SECONDS, Stage
+from workbench.screens.stage import STATE_SECONDS, Opening, Stage
 from workbench.screens.token_view import TokenView
 
 WORK: dict[str, Any] = {
@@ -35,87 +40,14 @@ FOCUS = "() => { document.querySelector('#live-tokens [role=listbox]')?.focus();
 """After Roll out the keys belong to the tokens."""
 
 
-class Fields:
-    """What is filled in on the left."""
-
-    def __init__(self, stage: Stage) -> None:
-        """Lay them out."""
-        first = stage.models[0]
-        ask = Ask(model=first)
-        offered = [(m, m) for m in stage.models if m != "smollm2"]
-        self.model = gr.Dropdown(
-            [*offered, *asking.model_choices(stage.output)],
-            value=first,
-            label="Model",
-            allow_custom_value=True,
-            elem_id="live-model",
-        )
-        self.recipe = gr.Dropdown(
-            asking.recipe_choices(ask), value="opsd", label="Recipe", elem_id="live-recipe", filterable=True
-        )
-        self.problem = gr.Dropdown(asking.problem_choices(ask), label="Problem", elem_id="live-problem")
-        with gr.Row(elem_id="live-buttons"):
-            self.go = gr.Button("Roll out", variant="primary", elem_id="live-go", min_width=90)
-            self.stop = gr.Button("Stop", interactive=False, elem_id="live-stop", min_width=70)
-            self.step = gr.Button("Step one token", elem_id="live-step", min_width=120)
-        with gr.Accordion("Contexts: who sees what", open=False, elem_id="live-contexts"):
-            choices = asking.context_choices()
-            self.student = gr.Dropdown(choices, value="", label="Student sees", elem_id="live-student-context")
-            self.teacher = gr.Dropdown(choices, value="", label="Teacher sees", elem_id="live-teacher-context")
-            self.other_model = gr.Textbox(
-                label="Whose weights teach", placeholder="the model itself, or as --teacher", elem_id="live-other-model"
-            )
-        with gr.Accordion("Problems, or your own", open=False, elem_id="live-own"):
-            self.problems = gr.Textbox(
-                label="Problem set", placeholder="what the recipe was set to, or as --problems", elem_id="live-problems"
-            )
-            self.question = gr.Textbox(label="Problem", lines=2, elem_id="live-own-problem")
-            self.solution = gr.Textbox(label="Solution", lines=2, elem_id="live-own-solution")
-            self.answer = gr.Textbox(label="Answer", elem_id="live-own-answer")
-        with gr.Accordion("Sampling and seed", open=False, elem_id="live-sampling"):
-            tokens, temperature, top_p = defaults(ask)
-            self.tokens = gr.Number(tokens, label="Tokens at most", precision=0, elem_id="live-max-tokens")
-            self.temperature = gr.Number(temperature, label="Temperature", step=0.1, elem_id="live-temperature")
-            self.top_p = gr.Number(top_p, label="Top-p", step=0.05, elem_id="live-top-p")
-            self.seed = gr.Number(0, label="Seed", precision=0, elem_id="live-seed")
-
-    @property
-    def all(self) -> list[Any]:
-        """In the order of `ask_of`."""
-        return [
-            self.model, self.recipe, self.problems, self.problem, self.question, self.solution, self.answer,
-            self.student, self.teacher, self.other_model, self.tokens, self.temperature, self.top_p, self.seed,
-        ]  # fmt: skip
-
-
-def ask_of(*values: Any) -> Ask:
-    """The fields as an `Ask`; an emptied field is one that was not given. Raises UsageError."""
-    names = (
-        "model", "recipe", "problems", "problem", "question", "solution", "answer", "student", "teacher", "other_model",
-    )  # fmt: skip
-    texts = {name: str(value or "") for name, value in zip(names, values, strict=False)}
-    tokens, temperature, top_p, seed = values[len(names) :]
-    return Ask(
-        **texts,
-        tokens=int(tokens or 0),
-        temperature=None if temperature is None else float(temperature),
-        top_p=None if top_p is None else float(top_p),
-        seed=int(seed or 0),
-    )
-
-
-def defaults(ask: Ask) -> tuple[int, float, float]:
-    """What a recipe samples with, in the length of a screen: 64 to 512 tokens."""
-    sampling = asking.settled(ask).sampling
-    return min(512, max(64, sampling.max_new_tokens)), sampling.temperature, sampling.top_p
-
-
 class Screen:
     """The components that frames change."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: Stage) -> None:
         """Lay them out: the token view, and what stands below it."""
         self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=lambda seat: STORE.drop(seat.ids))
+        with gr.Column(visible=False, elem_id="live-recorded") as self.ways:
+            reading.bar(stage, "live")
         self.status = Sheet([said(EMPTY, "empty")], elem_id="live-status")
         self.tokens = TokenView(find=found, branch=True, group="live", elem_id="live-tokens")
         with gr.Row(elem_id="live-onward"):
@@ -152,31 +84,10 @@ def build(stage: Stage) -> None:
         with gr.Column(scale=0, min_width=304, elem_id="live-fields"):
             fields = Fields(stage)
         with gr.Column(scale=1, min_width=320, elem_id="live-main"):
-            screen = Screen()
-    _connect_fields(fields)
+            screen = Screen(stage)
+    connect(fields)
     _connect_work(fields, screen)
-
-
-def _connect_fields(fields: Fields) -> None:
-    """What depends on what was chosen."""
-    choosing = [fields.recipe, fields.problem, fields.tokens, fields.temperature, fields.top_p]
-    for field in (fields.model.change, fields.recipe.input, fields.problems.submit, fields.other_model.submit):
-        field(chosen, fields.all, choosing, **QUIET)
-    for box in (fields.question, fields.solution, fields.answer):
-        box.input(lambda: OWN, None, fields.problem, **QUIET)
-
-
-def chosen(*values: Any) -> list[Any]:
-    """Which recipes and problems there are now, and how the recipe samples."""
-    with notify.told():
-        ask = ask_of(*values)
-        recipes, problems = asking.recipe_choices(ask), asking.problem_choices(ask)
-        there = [name for _, name in problems]
-        tokens, temperature, top_p = defaults(ask)
-        if why := asking.why_not(ask.recipe, ask):
-            notify.warn(f"recipe {ask.recipe} cannot be shown here: {why}")
-    picked = ask.problem if ask.problem in there else there[0]
-    return [gr.Dropdown(recipes, value=ask.recipe), gr.Dropdown(problems, value=picked), tokens, temperature, top_p]
+    _connect_records(fields, screen, stage)
 
 
 # -- work ------------------------------------------------------------------------------------------------------------
@@ -235,11 +146,6 @@ def found(run: str, rollout: str) -> Seen | None:
     return None if kept is None else kept.seen
 
 
-def key(run: str, rollout: str) -> str:
-    """The store's id of a rollout that a view names."""
-    return f"{run}/{rollout}" if run else rollout
-
-
 def settled(seat: Seat, select: int | None = None) -> list[Any]:
     """Everything there is to see of the rollout shown: status, tokens, list, prompts, verdict."""
     kept = STORE.get(seat.current)
@@ -249,7 +155,7 @@ def settled(seat: Seat, select: int | None = None) -> list[Any]:
         return [nothing, "", shown(trees.rollouts(rows, "")), "[]", "[]", "[]"]
     seen = kept.seen
     return [
-        shown([said(rolling.summary(kept))]),
+        shown(rolling.summary(kept)),
         token_value(seen, about=False, at=select),
         shown(trees.rollouts(rows, seat.current)),
         shown(trees.prompt(seen, "student")),
@@ -342,3 +248,38 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
     root.unload(gone)
+
+
+# -- recorded rollouts, and where the page is ------------------------------------------------------------------------
+
+
+def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
+    """A wish to see a recorded rollout; and the place follows what is selected."""
+
+    def opened(wish: Opening, seat: Seat) -> list[Any]:
+        if not wish.link.rollout:
+            return [gr.skip()] * (2 + len(screen.views) + len(fields.all))
+        with notify.told():
+            seat = seat.having(recorded.opened(stage, wish.link))
+        ask = STORE.get(seat.current)
+        values = (
+            fields_of(ask.asked) if ask is not None and isinstance(ask.asked, Ask) else [gr.skip()] * len(fields.all)
+        )
+        return [seat, *settled(seat, wish.link.tok), gr.Column(visible=True), *values]
+
+    outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
+    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **QUIET)
+    screen.tokens.token(moved, stage.place, stage.place, **QUIET)
+    fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **QUIET)
+
+
+def moved(event: gr.EventData, place: Link) -> Link:
+    """The page's place after a token was selected; a rollout that is in no file has no link."""
+    asked = event._data if isinstance(event._data, dict) else {}
+    run, rollout, at = asked.get("run"), asked.get("rollout"), asked.get("t")
+    if not run:
+        return Link(view="live")
+    try:
+        return Link(str(run), str(rollout or ""), at if type(at) is int and at >= 0 else None, "live")
+    except UsageError:
+        return place

@@ -20,7 +20,8 @@ from workbench.screens import asking, scoring, trees
 from workbench.screens.asking import Ask
 from workbench.screens.scoring import Scene, Wish
 from workbench.screens.session import MODEL, STORE, WALKS, Kept, Ticket
-from workbench.screens.sheet import Node, said, visible
+from workbench.screens.sheet import Node, node, said, visible
+from workbench.text import printable
 
 INTERVAL = 0.125
 """Seconds between two frames of a rollout that is being written."""
@@ -197,19 +198,20 @@ def progress(kept: Kept, total: int) -> str:
     return f"{n} tokens{pace}. At most {kept.seen.start + total} tokens; Stop keeps what is written."
 
 
-def summary(kept: Kept) -> str:
+def summary(kept: Kept) -> list[Node]:
     """What is said of a rollout: where its numbers come from, how it ended, what both roles make of it."""
     seen = kept.seen
     source = {
-        "live": "made while it was written",
-        "recorded": "recorded by the run when it trained on this rollout",
-        "recomputed": "recomputed now, by a model that may have moved since",
+        "live": ("live", "numbers made while it was written"),
+        "recorded": ("recorded", "numbers as the training step had them"),
+        "recomputed": ("recomputed", "numbers made now, by a model that may have moved since"),
     }[seen.source]
     counted = seen.weight > 0
     total = float(np.nansum(seen.divergence[counted])) if counted.any() else 0.0
     mean = total / max(1, int(counted.sum()))
-    verdict = "" if seen.verdict is None else f" {seen.verdict.status.replace('_', ' ').capitalize()}."
-    return (
-        f"{len(seen)} tokens, {trees.STOP_WORDS.get(seen.stop, seen.stop)}.{verdict} {divergence_name(seen)}: "
-        f"{mean:.3f} nat/token over {int(counted.sum())} tokens in the loss. Numbers {source}."
+    verdict = "" if seen.verdict is None else f"{trees.STATUS_WORDS.get(seen.verdict.status, seen.verdict.status)}, "
+    text = (
+        f"{verdict}{len(seen)} tokens, {trees.STOP_WORDS.get(seen.stop, seen.stop)}; {divergence_name(seen)} "
+        f"{mean:.3f} nat/token over {int(counted.sum())} tokens in the loss; {source[1]}"
     )
+    return [node("p", node("span", source[0], kind="tag"), printable(text), kind="said")]
