@@ -53,20 +53,13 @@ class Slow:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    from tests.conftest import build_tiny
-
-    return build_tiny(tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture(scope="module")
 def gate():
     """Between the engine and the frames."""
     return Slow()
 
 
 @pytest.fixture(scope="module")
-def app(tiny, gate, tmp_path_factory) -> Iterator[str]:
+def app(model, gate, tiny_runs) -> Iterator[str]:
     """The whole app, its address."""
     import uvicorn
 
@@ -76,7 +69,7 @@ def app(tiny, gate, tmp_path_factory) -> Iterator[str]:
 
     plain, rolling.INTERVAL = rolling.paced, 0.0
     rolling.paced = lambda pieces: plain(gate(pieces))
-    demo = build(tmp_path_factory.mktemp("runs"), (), [str(tiny)])
+    demo = build(tiny_runs, (), [str(model)])
     listener, port = serving.listen("127.0.0.1", 0)
     made = serving.application(demo, look=look(), users=None, address=("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(made, log_level="warning", timeout_graceful_shutdown=1, ws="none"))
@@ -95,13 +88,18 @@ def live(app, gate, open_page):
     gate.go()
     gate.steps = threading.Semaphore(0)
 
+    opened = []
+
     def made(width=1440, height=900, *, query="?view=live", **settings):
-        page = open_page(app + "/" + query, viewport={"width": width, "height": height}, **settings).page
+        opened.append(open_page(app + "/" + query, viewport={"width": width, "height": height}, **settings))
+        page = opened[-1].page
         page.locator("#live-tokens [role=listbox]").wait_for()
         return page
 
     yield made
     gate.go()
+    for watched in opened:  # what gradio's client says when its page goes away in the middle of a stream
+        watched.console[:] = [line for line in watched.console if not line.startswith("AbortError")]
 
 
 def roll(page):
@@ -232,6 +230,22 @@ def test_a_waiting_page_that_is_closed_leaves_the_line(live, gate):
     gate.go()
     ended(third, 1)
     assert options(third).count() > 1
+
+
+def test_a_link_opens_a_recorded_rollout_at_its_token(live, tiny_runs):
+    from workbench.inspector.token_records import load_run
+    from workbench.screens.links import Link
+
+    listed = load_run(tiny_runs / "tiny").listed[0]
+    page = live(query=Link("tiny", listed.rollout, 2, "live").query)
+    EXPECT(page.locator("#live-status .tag")).to_have_text("recorded")
+    EXPECT(options(page)).to_have_count(listed.tokens)
+    EXPECT(page.locator("#live-tokens .tv-on")).to_have_count(1)
+    EXPECT(page.locator("#live-tokens .tv-place")).to_have_text("token 2")
+    EXPECT(page.locator("#live-rollouts li")).to_have_count(1)
+    page.locator("#live-again").click()
+    EXPECT(page.locator("#live-status .tag")).to_have_text("recomputed")
+    EXPECT(page.locator("#live-rollouts li")).to_have_count(2)
 
 
 def test_compare_two_recipes_side_by_side(live):
