@@ -54,7 +54,7 @@ class _Meta(type(gr.HTML)):  # type: ignore[misc]
     """Gradio's metaclass writes a .pyi file beside every source file that defines a component; ours does not."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
-        attrs["__init__"] = updateable(attrs["__init__"])
+        attrs["__init__"] = updateable(attrs["__init__"])  # type: ignore[no-untyped-call]
         return ABCMeta.__new__(cls, name, bases, attrs)
 
 
