@@ -12,6 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 gr = pytest.importorskip("gradio")  # the rest needs it
 
 from tests.browser.test_token_view import ON, selected, story, tokens  # noqa: E402
+from tests.browser.watching import pages  # noqa: E402
 from tests.pages import HOSTILE, seen  # noqa: E402
 from workbench.inspector.page import static  # noqa: E402
 from workbench.inspector.page.value import detail, token_value  # noqa: E402
@@ -86,8 +87,12 @@ def stage():
 
 
 @pytest.fixture
-def app(stage, page_watched):
-    watched = page_watched()
+def app(stage, browser):
+    with pages(browser) as fresh:
+        yield from opened(stage, fresh())
+
+
+def opened(stage, watched):
     watched.page.goto(stage.url)
     watched.page.locator("#write").wait_for()
     watched.stage = stage

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.browser.watching import pages
 from tests.pages import HOSTILE, seen
 from workbench.inspector.diagnostics.record import TokenRecord
 from workbench.inspector.diagnostics.where import concentration
@@ -44,13 +45,19 @@ def story(n: int = 45, **others: Any):
 
 
 @pytest.fixture
-def opened(page_watched, tmp_path):
+def fresh_page(browser):
+    with pages(browser) as made:
+        yield made
+
+
+@pytest.fixture
+def opened(fresh_page, tmp_path):
     """Open a file of completions: `opened(seen, ...)` gives the watched page, drawn."""
 
     def made(*completions, linked: bool = False, **how: Any):
         path = tmp_path / f"page-{len(list(tmp_path.iterdir()))}.html"
         path.write_text(static.page(list(completions), linked=linked))
-        watched = page_watched(**how)
+        watched = fresh_page(**how)
         watched.page.goto(path.as_uri())
         watched.page.wait_for_selector("body[data-drawn]")
         return watched
