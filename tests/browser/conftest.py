@@ -19,16 +19,11 @@ from workbench import opsd
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120_000
+PATIENCE = 60_000
 """Milliseconds a condition may take on a machine that does other things too."""
 HERE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 SMALL = ["--batch", "2", "--max-new-tokens", "8", "--eval-problems", "2", "--eval-tokens", "4", "--progress", "quiet"]
