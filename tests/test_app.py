@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -366,9 +367,12 @@ def test_data_says_what_a_run_would_do_with_it(tmp_path: Path, tiny_folder: Path
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory):
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    built = app.build(tmp_path_factory.mktemp("runs"))
-    yield built
-    built.close()
+    folder = tmp_path_factory.mktemp("runs")
+
+    async def build():
+        return app.build(folder)
+
+    return asyncio.run(build())  # outside a loop gradio makes several and closes none
 
 
 def test_every_component_that_is_used_has_a_name_of_its_screen(demo) -> None:

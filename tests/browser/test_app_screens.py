@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import App, Watched, until
+from workbench.screens.serving import POLICY
 from workbench.train.reporting import view
 from workbench.train.run_directory import RunDirectory
+
+pytestmark = pytest.mark.timeout(1200)  # a busy machine is no failure; each condition has a limit of its own
 
 PAYLOADS = (
     "<img src=x onerror=alert(1)>",
@@ -57,8 +60,9 @@ def says(page, name: str, text: str) -> None:
     )
 
 
-def test_the_app_opens_on_the_newest_run_and_shows_its_curves(page_watched: Watched) -> None:
+def test_the_app_opens_on_the_newest_run_and_shows_its_curves(page_watched: Watched, app_server: App) -> None:
     page = page_watched.page
+    assert page.request.get(app_server.url).headers["content-security-policy"] == POLICY
     shown(page, "runs")
     says(page, "runs-standing", "tiny: finished at step 3")
     assert "--resume --name tiny" in value(page, "runs-command")
