@@ -23,7 +23,23 @@ def theme() -> gr.themes.Base:
         spacing_size=gr.themes.sizes.spacing_md,
         radius_size=gr.themes.sizes.radius_sm,
     )
-    return made
+    # Quiet text keeps 4.5:1 on a field's grey too, and so does white on the one blue.
+    return made.set(
+        **{f"{name}_text_color": "*neutral_600" for name in _QUIET},
+        **{f"{name}_text_color_dark": "*neutral_300" for name in _QUIET},
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_300",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
+
+
+_QUIET = ("block_info", "block_label", "block_title")
 
 
 def look() -> dict[str, Any]:
