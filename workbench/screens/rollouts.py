@@ -138,7 +138,8 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         chosen = next((e for e in found if cells(e, {})[:3] == event.row_value[:3]), None)
         if run is None or chosen is None:
             raise notify.error("This row has moved on. Choose it again.")
-        link = link_of(run, chosen.key)
+        with notify.told():  # an id can be too long for a link
+            link = link_of(run, chosen.key)
         return link, opening(link), gr.Tabs(selected="live")
 
     inputs = [stage.place, bar, page, *controls.all()]

@@ -10,13 +10,11 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
+from workbench.screens.polling import LIVELY
 from workbench.screens.stage import Opening, Stage, opening
 
 if TYPE_CHECKING:
     from workbench.train.reporting import RunView
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-"""For events that only move a selection."""
 
 COPY = """(query) => {
   const link = location.origin + location.pathname + query;
@@ -52,10 +50,10 @@ def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
         place, wish = start(dict(request.query_params), stage)
         return place, wish, gr.Tabs(selected=place.view)
 
-    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **QUIET)
-    header.copy.click(lambda place: place.query, stage.place, header.query, **QUIET).then(
+    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **LIVELY)
+    header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
-    ).then(_copied, **QUIET)
+    ).then(_copied, **LIVELY)
 
 
 def start(params: dict[str, str], stage: Stage) -> tuple[Link, Opening]:
