@@ -127,7 +127,7 @@ def test_an_overridden_direction_is_not_invisible():
 
 
 @pytest.mark.parametrize(
-    "opening", ["<THINK>", "<think >", "<thinking>", "<thought>", "<reasoning>", "◁think▷", "[THINK]"]
+    "opening", ["<THINK>", "<Thought>", "<thinking>", "<thought>", "<reasoning>", "◁think▷", "[THINK]"]
 )
 def test_a_thought_is_one_by_any_tag(opening):
     closing = opening.replace("<", "</").replace("◁", "◁/").replace("[", "[/")

@@ -17,9 +17,17 @@ TAIL = 65_536
 LONGEST = 2_048
 """Characters an answer may have once runs of blanks are one."""
 
-_THOUGHT = r"(?:think|thinking|thought|reasoning)"
-_OPENS = re.compile(rf"<{_THOUGHT}\s?>|\[think\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
-_CLOSES = re.compile(rf"</{_THOUGHT}\s?>|\[/think\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+_TAGS = [
+    f"<{spelled}>"
+    for name in ("think", "thinking", "thought", "reasoning")
+    for spelled in (name, name.title(), name.upper())
+]
+_TAGS += ["[think]", "[THINK]", "◁think▷"]
+THINK_TAGS: tuple[tuple[str, str], ...] = (
+    *((tag, f"{tag[0]}/{tag[1:]}") for tag in _TAGS),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+"""What opens a thought, and what closes it."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,13 @@ _MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
 
 def after_thoughts(text: str) -> str:
     """What follows the last closing think tag; the whole text where there is none."""
-    last = _last_match(_CLOSES, text)
-    return text[last.end() :] if last else text
+    ends = ((text.rfind(closing), len(closing)) for _, closing in THINK_TAGS)
+    return text[max((at + length for at, length in ends if at >= 0), default=0) :]
 
 
 def opens_thought(text: str) -> bool:
     """Whether a think tag opens in a text."""
-    return _OPENS.search(text) is not None
+    return any(opening in text for opening, _ in THINK_TAGS)
 
 
 def answer_region(text: str) -> tuple[str, bool]:
