@@ -243,8 +243,8 @@ class _Statement:
         parts, found = self.split(lo, hi, lambda token: token.kind == "cmd" and token.text in ("setminus", "backslash"))
         if not found:
             return None
-        whole, taken = self.form(*parts[0]), pieces_of(self.form(*parts[-1]))
-        if len(found) > 1 or whole != EVERYTHING or any(piece.low != piece.high for piece in taken):
+        whole, taken = pieces_of(self.form(*parts[0])), pieces_of(self.form(*parts[-1]))
+        if len(found) > 1 or whole != EVERYTHING.pieces or any(piece.low != piece.high for piece in taken):
             raise Unreadable("a difference of sets")
         return without(tuple(piece.low for piece in taken))
 
