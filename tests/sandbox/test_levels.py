@@ -125,7 +125,7 @@ def test_the_self_test_notices_a_filter_that_does_nothing(level, line, tmp_path,
     policy.write_text(policy.read_text() + f"\nclass Nothing:\n    def load(self): pass\n{line}\n")
     found = replace(runtime(), own=str(own))
     monkeypatch.setattr(box_module, "runtime", lambda: found)
-    with pytest.raises(SandboxUnavailable, match="not refused|self-test: died"):  # it became another program
+    with pytest.raises(SandboxUnavailable, match=r"not refused|self-test: died"):  # it became another program
         Sandbox.open(level)
 
 
