@@ -151,7 +151,7 @@ def tests_of(run: Path, arms: Sequence[ArmResult], level: str) -> dict[str, tupl
     stored = run / "run.json"
     if not stored.is_file():
         raise InputError(f"{run} holds programs and no run.json, which says where their tests are. {_AS_RECORDED}")
-    planned = plan(replace(build(read_layer(stored)), sandbox=level))
+    planned = plan(build(read_layer(stored) | {"sandbox": level}))
     for line in planned.notes:
         print(f"note: {printable(line)}", file=sys.stderr)
     found = {digest: p.tests for p in planned.held_out if (digest := tests_digest(p.tests))}

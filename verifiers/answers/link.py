@@ -136,7 +136,8 @@ class Link:
             said = self._reply(began + START_S)
             if said.get("ready") is not True:
                 raise _Gone("it did not say that it is ready")
-            self.walls = tuple(map(str, said["walls"])) if isinstance(said.get("walls"), list) else ()
+            walls = said.get("walls")
+            self.walls = tuple(str(wall) for wall in walls) if isinstance(walls, list) else ()
         except (OSError, ValueError, _Gone, Undecided) as reason:
             self._kill()
             self._failed_at = time.monotonic()
