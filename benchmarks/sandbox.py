@@ -6,6 +6,7 @@ python benchmarks/sandbox.py [--rounds 100]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -77,6 +78,63 @@ def overshoot(box: Sandbox, rounds: int) -> None:
     print(f"{box.level} overshoot: median {1000 * statistics.median(late):.1f} ms, most {1000 * max(late):.1f} ms")
 
 
+HELD = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from verifiers.sandbox import Calls, Limits, Sandbox
+box = Sandbox.open(sys.argv[1])
+print("open", flush=True)
+box.run(Calls("def f():\\n    while True: pass\\n", "f", ((),)), Limits(seconds=60))
+"""
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below one, as they are now."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def orphaned(level: str, rounds: int) -> None:
+    """From killing the parent of a jail in the middle of a run until nothing of it lives."""
+    times = []
+    for _ in range(rounds):
+        here = str(Path(__file__).resolve().parents[1])
+        parent = subprocess.Popen([sys.executable, "-c", HELD, level, here], stdout=subprocess.PIPE)
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"open\n"
+        until = time.monotonic() + 10
+        while not busy(below := descendants(parent.pid)) and time.monotonic() < until:
+            time.sleep(0.01)
+        started = time.perf_counter()
+        parent.kill()
+        while any(map(alive, below)):
+            time.sleep(0.0005)
+        times.append(1000 * (time.perf_counter() - started))
+        parent.wait()
+        parent.stdout.close()
+    print(f"{level} parent killed, all dead: median {statistics.median(times):.0f} ms, most {max(times):.0f} ms")
+
+
+def busy(pids: set[int]) -> bool:
+    """Whether a run is on its way: a process that has used processor time in its own right."""
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "R" and int(fields[11]) > 5:
+                return True
+    return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=100)
@@ -92,6 +150,8 @@ def main() -> None:
     for box in boxes.values():
         overshoot(box, 10)
         box.close()
+    for level in boxes:
+        orphaned(level, 10)
     for level in boxes:
         for workers in (1, 2):
             throughput(level, workers)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from verifiers import Verdict
 from workbench.errors import RecipeError
+from workbench.overrides import choose
 from workbench.parts import advantages, gates
-from workbench.parts.advantages import GroupCentred, LeaveOneOut, NoBaseline
+from workbench.parts.advantages import GroupCentred, LeaveOneOut, NoBaseline, SoftOverlong
 from workbench.parts.contexts import question, with_solution
 from workbench.parts.curricula import Shuffled
-from workbench.parts.gates import Consensus, Correct, Shorter, TeacherReliable
+from workbench.parts.gates import Consensus, Correct, Mixed, Shorter, TeacherReliable
 from workbench.parts.schedules import Clock, Cosine, Linear, Piecewise, resolve
 from workbench.parts.writers import ByTeacher, Desk, FromDataset, Mixture, OnPolicy, Together
 from workbench.records import Judged, Problem, Rollout, Sampling
@@ -46,8 +47,15 @@ GATES = [
     TeacherReliable(),
     TeacherReliable(share=1.0),
     Shorter(),
+    Mixed(),
 ]
-ADVANTAGES = [GroupCentred(), GroupCentred(normalised=True), LeaveOneOut(), NoBaseline()]
+ADVANTAGES = [
+    GroupCentred(),
+    GroupCentred(normalised=True),
+    LeaveOneOut(),
+    NoBaseline(),
+    SoftOverlong(limit=5, cache=3),
+]
 
 
 def test_every_gate_and_advantage_stands_under_these_laws() -> None:
@@ -220,3 +228,27 @@ def test_writers_refuse_what_has_no_meaning() -> None:
     with pytest.raises(RecipeError, match="one text a problem"):
         FromDataset().grouped(2)
     assert Together((ByTeacher(8), OnPolicy(8))).grouped(2) == Together((ByTeacher(2), OnPolicy(2)))
+
+
+def test_a_long_completion_pays_for_its_length_and_half_of_it_where_rewards_are_one_and_nothing() -> None:
+    """Limit 16, cache 8: free to 8 tokens, half the price at 12, all of it from 16 on. Rewards 1, 1, 1, 0 before."""
+    group = [judged(a, "student", i, n) for i, (a, n) in enumerate([("7", 8), ("7", 12), ("7", 20), ("3", 16)])]
+    paid = [1.0, 0.75, 0.5, -0.5]  # (1, 1, 1, -1) - (0, 0.5, 1, 1) of the paper, halved and moved by a half
+    found = [j.advantage for j in SoftOverlong(limit=16, cache=8, normalised=False)(group)]
+    assert found == pytest.approx([x - 0.4375 for x in paid], abs=1e-12)
+    assert found != [j.advantage for j in GroupCentred()(group)]
+    unjudged = SoftOverlong()([judged("?", "student", 0, 9), *group])
+    assert unjudged[0].advantage == 0.0
+    with pytest.raises(RecipeError, match="cache"):
+        SoftOverlong(limit=8, cache=9)
+
+
+def test_mixed_keeps_groups_that_differ_in_their_verdicts() -> None:
+    for answers, kept in (("73", True), ("77", False), ("33", False), ("7?", False), ("??", False), ("7?3", True)):
+        group = [judged(a, "student", i) for i, a in enumerate(answers)]
+        assert Mixed()(group) == (group if kept else [])
+
+
+def test_dapo_takes_both_from_the_command_line() -> None:
+    recipe = choose("dapo", ("gates=(Mixed(),)", "advantage=SoftOverlong(limit=512, cache=128)"))
+    assert (recipe.gates, recipe.advantage) == ((Mixed(),), SoftOverlong(512, 128))

@@ -22,7 +22,7 @@ from verifiers.answers.equivalence import is_placeholder, judge, unreadable
 from verifiers.answers.extract import LONGEST, PROFILES, Extraction, candidates, extract
 from verifiers.consensus import Vote, consensus
 from verifiers.programs import LEVELS as SANDBOX_LEVELS
-from verifiers.programs import SandboxRefused, check_tests, install, open_sandbox, verify_program
+from verifiers.programs import SandboxRefused, at_once, check_tests, install, open_sandbox, verify_program
 from verifiers.verdict import STATUSES, Status, Verdict, one_line
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Status",
     "Verdict",
     "Vote",
+    "at_once",
     "check_gold",
     "check_tests",
     "close",

@@ -45,7 +45,11 @@ POLICIES: tuple[Policy, ...] = (
         "finding",
         "only what follows the last closing think tag is read",
         "a thought is not a statement",
-        (Example("<think>\\boxed{42}</think> so it is", "42", "no_answer"),),
+        (
+            Example("<think>\\boxed{42}</think> so it is", "42", "no_answer"),
+            Example("<Thinking>\\boxed{41}</Thinking>\\boxed{42}", "42", "correct"),
+            Example("◁think▷\\boxed{42}", "42", "no_answer"),
+        ),
     ),
     Policy(
         "finding",
@@ -76,10 +80,11 @@ POLICIES: tuple[Policy, ...] = (
     ),
     Policy(
         "finding",
-        "last_number: also the last number where nothing is marked",
+        "last_number: also the last number, if it stands alone, where nothing is marked",
         "for numeric problems and models that mark nothing; elsewhere a number in passing is no answer",
         (
             Example("40 + 2 = 42", "42", "correct", "last_number"),
+            Example("it is 1/42", "42", "no_answer", "last_number"),
             Example("I tried 42 but it fails", "42", "no_answer", "lenient"),
         ),
     ),
@@ -170,7 +175,12 @@ POLICIES: tuple[Policy, ...] = (
         "reading",
         "`8 apples` is 8 with a unit; words that change the number (`dozen`, `or more`) make it nothing",
         "a noun says what is counted",
-        (_boxed("8 apples", "8", "correct"), _boxed("8\\text{ dozen}", "8", "unparsed")),
+        (
+            _boxed("8 apples", "8", "correct"),
+            _boxed("8\\text{ dozen}", "8", "unparsed"),
+            _boxed("8\\text{ tenths}", "8", "unparsed"),
+            _boxed("8\\text{ millions}", "8000000", "correct"),
+        ),
     ),
     Policy(
         "reading",
@@ -265,9 +275,13 @@ is the rounded or truncated form of",
     ),
     Policy(
         "comparing",
-        "expressions are equal where both are defined",
-        "(x^2-1)/(x-1) is x+1 almost everywhere",
-        (_boxed("\\frac{x^2-1}{x-1}", "x+1", "correct"), _boxed("x+1", "x-1", "wrong")),
+        "expressions are equal where both are defined; one whose digits drown in its rounding equals nothing",
+        "(x^2-1)/(x-1) is x+1 almost everywhere; sin(10^300) cannot be told from anything between -1 and 1",
+        (
+            _boxed("\\frac{x^2-1}{x-1}", "x+1", "correct"),
+            _boxed("x+1", "x-1", "wrong"),
+            _boxed("10^{300}+\\ln 2-10^{300}", "42", "unparsed"),
+        ),
     ),
     Policy(
         "comparing",

@@ -23,7 +23,7 @@ from workbench.cli import Arguments, run_command
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError, nearest
 from workbench.text import printable
-from workbench.train.evaluate import Answer, ArmResult, Asked, Evaluation
+from workbench.train.evaluate import Answer, ArmResult, Asked, Evaluation, tests_digest
 from workbench.train.intervals import Difference, arms_dict, arms_table, paired_bootstrap
 from workbench.train.run_directory import read_jsonl
 
@@ -38,17 +38,18 @@ def _main(argv: Sequence[str]) -> int:
     profiles = known_profiles(asked.verifier)
     only = asked.only.split(",") if asked.only else []
     results: list[ArmResult] = []
+    tests: dict[str, tuple[str, ...]] = {}
     for target in asked.target:
         stored = Path(target) / "evaluations.jsonl"
         found = recorded(stored) if stored.is_file() else generated(target, asked)
+        if profiles and any(answer.tests for arm in found for answer in arm.answers):
+            tests |= tests_of(Path(target), found, asked.sandbox)
         label = f"{Path(target).name}: " if len(asked.target) > 1 and not asked.pool else ""
         results += [replace(arm, name=f"{label}{arm.name}") for arm in found if not only or arm.name in only]
     results = pooled(results) if asked.pool else results
     if not results:
         raise UsageError(f"--only {asked.only}: no arm is called that. Runs have before, teacher's view, after.")
-    beside = {arm.name: side_by_side(arm, profiles) for arm in results} if len(profiles) > 1 else {}
-    if profiles:
-        results = [judge_again(arm, profile, len(profiles) > 1) for arm in results for profile in profiles]
+    results, beside = judged_by(results, profiles, tests)
     differences = differences_of(results)
     arms = [result.arm for result in results]
     data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
@@ -87,7 +88,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, default=256, help="for models: tokens a completion may have")
     levels = ", ".join(verifiers.SANDBOX_LEVELS)
     parser.add_argument(
-        "--sandbox", choices=verifiers.SANDBOX_LEVELS, default="auto", help=f"for models: where programs run; {levels}"
+        "--sandbox", choices=verifiers.SANDBOX_LEVELS, default="auto", help=f"where programs run; {levels}"
     )
     parser.add_argument("--pool", action="store_true", help="targets are seeds of one job: average within a problem")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -139,37 +140,77 @@ def generated(target: str, asked: argparse.Namespace) -> list[ArmResult]:
     return [result]
 
 
-def judge_again(arm: ArmResult, profile: str, named: bool) -> ArmResult:
+def tests_of(run: Path, arms: Sequence[ArmResult], level: str) -> dict[str, tuple[str, ...]]:
+    """The tests by which a run's programs were judged, by digest, taken from its problems' source again.
+
+    Opens the jail they need. Raises InputError where the source has other tests now, or none can be had of it.
+    """
+    from workbench.config_files import build, read_layer
+    from workbench.planning import plan
+
+    stored = run / "run.json"
+    if not stored.is_file():
+        raise InputError(f"{run} holds programs and no run.json, which says where their tests are. {_AS_RECORDED}")
+    planned = plan(build(read_layer(stored) | {"sandbox": level}))
+    for line in planned.notes:
+        print(f"note: {printable(line)}", file=sys.stderr)
+    found = {digest: p.tests for p in planned.held_out if (digest := tests_digest(p.tests))}
+    for arm in arms:
+        for answer in arm.answers:
+            if answer.tests and answer.tests not in found:
+                raise InputError(
+                    f"{run}: the tests of {printable(answer.problem)} are not those that judged it: its source "
+                    f"{printable(planned.problems.source)} has changed. Put it back. {_AS_RECORDED}"
+                )
+    return found
+
+
+_AS_RECORDED = "To see them as they were judged, leave --verifier out."
+
+
+def judged_by(
+    arms: list[ArmResult], profiles: Sequence[str], tests: Mapping[str, tuple[str, ...]]
+) -> tuple[list[ArmResult], dict[str, dict[str, Any]]]:
+    """Each arm under each profile, and where several part; the arms as they were recorded where none is asked for."""
+    if not profiles:
+        return arms, {}
+    again = [{name: judge_again(arm, name, tests) for name in profiles} for arm in arms]
+    if len(profiles) == 1:
+        return [one for found in again for one in found.values()], {}
+    beside = {arm.name: side_by_side(found) for arm, found in zip(arms, again, strict=True)}
+    return [replace(one, name=f"{one.name} ({name})") for found in again for name, one in found.items()], beside
+
+
+def judge_again(arm: ArmResult, profile: str, tests: Mapping[str, tuple[str, ...]]) -> ArmResult:
     """The same answers under another judge; the text is what counts, not what was once said of it."""
 
     def again(answer: Answer) -> Answer:
-        if answer.gold is None:  # a program was judged by its tests, which are not recorded
+        if answer.gold is None and answer.tests is None:  # nothing to compare with
             return answer
-        problem = SimpleNamespace(answer=answer.gold)
+        problem = SimpleNamespace(answer=answer.gold, tests=tests[answer.tests] if answer.tests else ())
         verdict = verifiers.verify(problem, answer.text, truncated=answer.stop == "length", profile=profile)
         return replace(answer, status=verdict.status, score=verdict.score, extracted=verdict.extracted)
 
-    name = f"{arm.name} ({profile})" if named else arm.name
-    return ArmResult(name, tuple(again(a) for a in arm.answers))
+    return ArmResult(arm.name, tuple(again(a) for a in arm.answers))
 
 
-def side_by_side(arm: ArmResult, profiles: Sequence[str]) -> dict[str, Any]:
-    """Several verifiers on an arm's text.
+def side_by_side(by_profile: Mapping[str, ArmResult]) -> dict[str, Any]:
+    """Several verifiers on the text of one arm.
 
     Returns:
         `statuses`: by verifier, how many answers got each status. `apart`: by pair, how many answers only one of the
         two finds right, and the problems of the first of them.
     """
-    judged = {name: judge_again(arm, name, named=False).answers for name in profiles}
+    judged = {name: result.answers for name, result in by_profile.items()}
     apart = []
-    for one, other in combinations(profiles, 2):
+    for one, other in combinations(judged, 2):
         for right, not_right in ((one, other), (other, one)):
             pairs = zip(judged[right], judged[not_right], strict=True)
             only = [a.problem for a, b in pairs if a.score == 1.0 != b.score]
             apart.append({"right": right, "not_right": not_right, "answers": len(only), "problems": only[:5]})
     counts = {name: Counter(answer.status for answer in answers) for name, answers in judged.items()}
     statuses = {name: {status: found[status] for status in verifiers.STATUSES} for name, found in counts.items()}
-    return {"total": len(arm.answers), "statuses": statuses, "apart": apart}
+    return {"total": len(next(iter(judged.values()))), "statuses": statuses, "apart": apart}
 
 
 def verifiers_text(beside: Mapping[str, Any]) -> str:

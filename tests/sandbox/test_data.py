@@ -158,3 +158,9 @@ def test_show_is_short_and_safe():
     assert show(read(write([1, "a\x1b[0m", {"k": (2,)}, {3}]))) == "[1, 'a\\x1b[0m', {'k': (2,)}, {3}]"
     assert len(show(read(write(["x" * 1000] * 1000)), 100)) < 300
     assert show(read(write(10**5000))).startswith("<an int")
+
+
+@pytest.mark.parametrize("expected", [0.5, 2j, complex(-1.7e308, 1), 3, "2", [2j]])
+def test_what_is_beyond_every_float_is_unequal_and_no_failure_of_the_judge(expected):
+    for found in (complex(1.7e308, 1.7e308), 10**5000, complex("nan"), -(10**400), float("inf"), [1.7e308]):
+        assert equal(read(write(found)), expected) is False

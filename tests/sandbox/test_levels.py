@@ -115,7 +115,7 @@ def test_no_libseccomp_is_no_jail(level, tmp_path, monkeypatch):
         Sandbox.open(level)
 
 
-@pytest.mark.parametrize("level", ["bwrap", "landlock"])
+@pytest.mark.parametrize("level", ["bwrap", "landlock", "external"])
 @pytest.mark.parametrize("line", ["def filter_a(*a, **k): return Nothing()", "def filter_b(*a, **k): return Nothing()"])
 def test_the_self_test_notices_a_filter_that_does_nothing(level, line, tmp_path, monkeypatch):
     open_or_skip(level).close()
@@ -125,8 +125,18 @@ def test_the_self_test_notices_a_filter_that_does_nothing(level, line, tmp_path,
     policy.write_text(policy.read_text() + f"\nclass Nothing:\n    def load(self): pass\n{line}\n")
     found = replace(runtime(), own=str(own))
     monkeypatch.setattr(box_module, "runtime", lambda: found)
-    with pytest.raises(SandboxUnavailable, match="not refused"):
+    with pytest.raises(SandboxUnavailable, match=r"not refused|self-test: died"):  # it became another program
         Sandbox.open(level)
+
+
+def test_external_filters_system_calls_and_tries_no_file(monkeypatch):
+    from verifiers.sandbox import probe
+
+    monkeypatch.setattr(probe, "FILES", (("never tried", "/dev/null", os.O_RDONLY),))
+    with open_or_skip("external") as box:
+        refused = "import os\ndef f():\n    return os.fork()\n"
+        outcome = box.run(Calls(refused, "f", ((),)))
+        assert (outcome.level, outcome.values[0].name) == ("external", "PermissionError")
 
 
 def test_unsafe_must_be_asked_for_and_is_recorded():

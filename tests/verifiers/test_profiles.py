@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 import verifiers
 from verifiers.answers import equivalence
 from verifiers.answers.dual_path import answer_field
-from verifiers.answers.link import Link, spawn_plain
 
 from .conftest import Problem, boxed
-from .test_worker import question, soon
 
 PIECES = st.sampled_from(
     ["\\boxed{41}", "\\boxed{42}", "\\boxed{", "Answer: 41", "Answer: 42.", "The answer is 42.", "<think>", "</think>",
@@ -93,21 +91,3 @@ def test_spellings_of_one_answer_are_compared_once(monkeypatch):
     assert len(asked) <= 2
     equivalence.judge("0.25", "\\frac{1}{2}")
     assert asked[-1] == "\\frac{1}{2}", "another gold is another question"
-
-
-def test_a_jail_only_has_to_start_the_worker():
-    started = []
-
-    def jailed(arguments, environment):
-        started.append((list(arguments), dict(environment)))
-        return spawn_plain(arguments, environment)
-
-    link = Link(jailed)
-    try:
-        assert link.ask(question(), soon())
-        assert link.ask(question(), soon())
-    finally:
-        link.close()
-    assert len(started) == 1
-    assert "verifiers.answers.worker" in " ".join(started[0][0])
-    assert not {"HOME", "PATH", "USER"} & set(started[0][1])

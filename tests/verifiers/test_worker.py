@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -372,3 +373,42 @@ def test_closing_twice_is_fine():
     verifiers.close()
     assert equivalence._LINK.pid is None
     assert verifiers.verify(Problem("\\sqrt{17}-4"), "\\boxed{\\frac{1}{4+\\sqrt{17}}}").correct
+
+
+@LINUX
+def test_the_worker_walls_itself_in(fresh):
+    """Its own walls, tried from inside; without the packages for them it says that it has none."""
+    code = """
+import os, socket
+from verifiers.answers.confinement import confine
+walls, held = confine(), []
+for act in (lambda: open("/etc/passwd"), lambda: os.listdir("/"), lambda: open("/tmp/x", "w"), socket.socket, os.fork,
+            lambda: os.execv("/bin/true", ["x"]), lambda: os.kill(os.getppid(), 0)):
+    try:
+        act()
+    except OSError:
+        held.append(True)
+print(*walls, len(held))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages = all(importlib.util.find_spec(name) for name in ("pyseccomp", "landlockpy"))
+    assert ran.stdout.split() == (["landlock", "seccomp", "7"] if packages else ["0"])
+    assert fresh.ask(question(), soon())
+    assert list(fresh.walls) == ran.stdout.split()[:-1]
+    assert fresh.ask(question(r"\sinh(1)\cosh(1)", r"\frac{e^2-e^{-2}}{4}"), soon())
+
+
+@LINUX
+def test_a_worker_in_the_middle_of_a_question_ends_with_its_parent():
+    code = """
+import os
+from verifiers.answers.worker import _watch
+child = os.fork()
+if child == 0:
+    _watch(os.getppid())
+    while True:
+        pass
+print(child, flush=True)
+"""
+    parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert gone(int(parent.stdout), 12)

@@ -17,6 +17,7 @@ from verifiers.answers.normalise import PLACEHOLDERS, read
 from verifiers.answers.notation.characters import tidy
 from verifiers.answers.statements.agreement import Question, Undecided
 from verifiers.answers.statements.forms import Form, Literal
+from verifiers.answers.values.polynomial import bounded
 from verifiers.verdict import Status
 
 CACHE_SIZE = 16_384
@@ -90,9 +91,13 @@ def _compare(gold: str, answer: str) -> Judgement:
     if squeezed(tidy(gold)) == squeezed(tidy(answer)):
         return Judgement("correct", "the same text")
     oracle = _Oracle()
-    stated, claimed = _read(gold, _read_gold), _read(answer, read)
+    stated = _read(gold, _read_gold)
+    with bounded():
+        claimed = _read(answer, read)
     try:
-        if same(stated, claimed, oracle):
+        with bounded():
+            agree = same(stated, claimed, oracle)
+        if agree:
             return Judgement("correct", f"states the gold: {_kinds(stated, claimed)}", oracle.level)
         return Judgement("wrong", f"states something else: {_kinds(stated, claimed)}", oracle.level)
     except Undecided as reason:

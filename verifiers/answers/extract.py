@@ -17,11 +17,17 @@ TAIL = 65_536
 LONGEST = 2_048
 """Characters an answer may have once runs of blanks are one."""
 
+_TAGS = [
+    f"<{spelled}>"
+    for name in ("think", "thinking", "thought", "reasoning")
+    for spelled in (name, name.title(), name.upper())
+]
+_TAGS += ["[think]", "[THINK]", "◁think▷"]
 THINK_TAGS: tuple[tuple[str, str], ...] = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("[THINK]", "[/THINK]"),
+    *((tag, f"{tag[0]}/{tag[1:]}") for tag in _TAGS),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+"""What opens a thought, and what closes it."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,21 @@ _HASHES = re.compile(
 _HEADING = re.compile(r"\w{1,3}[.):][ \t]+[^\W\d]")
 _SENTENCE = re.compile(r"[.!?][ \t]+(?=[A-Z])")
 _NUMBER = re.compile(r"-?\d{1,64}(?:,\d{3}){0,20}(?:\.\d{1,64})?")
+_PART_OF = re.compile(r"[\w/^][-+{(]?\Z|\d[.,:]\Z")
+_GOES_ON = re.compile(r"[A-Za-z_^/]|[.,:]\d")
 _BLANKS = re.compile(r"([ \t])[ \t]+|(\n)\n{2,}")
 _MATH_FENCE = frozenset({"$$", "\\[", "**", "```"})
+
+
+def after_thoughts(text: str) -> str:
+    """What follows the last closing think tag; the whole text where there is none."""
+    ends = ((text.rfind(closing), len(closing)) for _, closing in THINK_TAGS)
+    return text[max((at + length for at, length in ends if at >= 0), default=0) :]
+
+
+def opens_thought(text: str) -> bool:
+    """Whether a think tag opens in a text."""
+    return any(opening in text for opening, _ in THINK_TAGS)
 
 
 def answer_region(text: str) -> tuple[str, bool]:
@@ -69,13 +88,8 @@ def answer_region(text: str) -> tuple[str, bool]:
     Returns:
         The last `TAIL` characters after the last closing think tag, and whether a think tag stayed open.
     """
-    closed = 0
-    for _, closing in THINK_TAGS:
-        at = text.rfind(closing)
-        if at >= 0:
-            closed = max(closed, at + len(closing))
-    still_thinking = any(text.find(opening, closed) >= 0 for opening, _ in THINK_TAGS)
-    region = text[closed:]
+    region = after_thoughts(text)
+    still_thinking = opens_thought(region)
     if len(region) > TAIL:
         # Padding with blanks would otherwise push a short answer's opening out of the window.
         region = _BLANKS.sub(r"\1\2", region)[-TAIL:]
@@ -240,7 +254,7 @@ def _marked(text: str, profile: str, truncated: bool) -> Extraction:
         return Extraction(None, "a think tag was opened and not closed", cut=True)
     rule, mark = _latest((name, _FINDERS[name](region, truncated)) for name in PROFILES[profile] if name in _FINDERS)
     if mark is None and "last_number" in PROFILES[profile]:
-        return _last_number(region, truncated)
+        return _lone_number(region, truncated)
     if mark is None:
         return Extraction(None, "nothing is marked as an answer")
     if mark.text is None:
@@ -251,13 +265,23 @@ def _marked(text: str, profile: str, truncated: bool) -> Extraction:
 
 
 def _last_number(region: str, truncated: bool) -> Extraction:
-    """The last number as written; one that a cut may have shortened is none."""
+    """The last number that stands alone; one that a cut may have shortened is none."""
     found = _last_match(_NUMBER, region)
     if found is None:
         return Extraction(None, "nothing is marked as an answer and there is no number")
     if truncated and found.end() == len(region):
         return Extraction(None, "the last number was cut before its end", cut=True)
     return Extraction(found[0], "last_number")
+
+
+def _lone_number(region: str, truncated: bool) -> Extraction:
+    """As above; nothing where the last number is a part of something: `1/42`, `2^42`, `a42`, `1,42`, `42x`."""
+    found = _last_match(_NUMBER, region)
+    if found and (
+        _PART_OF.search(region[max(0, found.start() - 3) : found.start()]) or _GOES_ON.match(region, found.end())
+    ):
+        return Extraction(None, "the last number is a part of something")
+    return _last_number(region, truncated)
 
 
 def _latest(marks: Iterable[tuple[str, _Mark | None]]) -> tuple[str, _Mark | None]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -38,10 +38,6 @@ LONGEST_REQUEST = 60_000
 _BOOT = "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from verifiers.answers.worker import main;main()"
 
 
-Spawn = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[bytes]"]
-"""Starts a command in an environment, with pipes to its standard input and output."""
-
-
 class _Gone(Exception):
     """The worker ended or broke the protocol."""
 
@@ -49,11 +45,12 @@ class _Gone(Exception):
 class Link:
     """A lazily started worker process; safe to use from any thread and after a fork."""
 
-    def __init__(self, spawn: Spawn | None = None) -> None:
-        """`spawn` starts the process, `spawn_plain` if not given: the one thing a jail has to replace."""
-        self._spawn = spawn or spawn_plain
+    def __init__(self) -> None:
+        """Nothing starts yet."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self.walls: tuple[str, ...] = ()
+        """What confines the worker beside its limits; see `confinement`."""
         self._owner = os.getpid()
         self._kept = b""
         self._queue: SimpleQueue[bytes] | None = None
@@ -133,11 +130,14 @@ class Link:
         if began - self._failed_at < RETRY_AFTER_S:
             raise Undecided("error", self._failure)
         try:
-            self._process = self._spawn(command(), needed_environment())
+            self._process = _spawn(command(), needed_environment())
             self._kept = b""
             self._queue = _reader_thread(self._process) if os.name == "nt" else None
-            if self._reply(began + START_S) != {"ready": True}:
+            said = self._reply(began + START_S)
+            if said.get("ready") is not True:
                 raise _Gone("it did not say that it is ready")
+            walls = said.get("walls")
+            self.walls = tuple(str(wall) for wall in walls) if isinstance(walls, list) else ()
         except (OSError, ValueError, _Gone, Undecided) as reason:
             self._kill()
             self._failed_at = time.monotonic()
@@ -226,7 +226,7 @@ def needed_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in needed if name in os.environ}
 
 
-def spawn_plain(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _spawn(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the worker as a process of its own session, with pipes to its standard input and output."""
     return subprocess.Popen(
         arguments,

@@ -243,8 +243,8 @@ class _Statement:
         parts, found = self.split(lo, hi, lambda token: token.kind == "cmd" and token.text in ("setminus", "backslash"))
         if not found:
             return None
-        whole, taken = self.form(*parts[0]), pieces_of(self.form(*parts[-1]))
-        if len(found) > 1 or whole != EVERYTHING or any(piece.low != piece.high for piece in taken):
+        whole, taken = pieces_of(self.form(*parts[0])), pieces_of(self.form(*parts[-1]))
+        if len(found) > 1 or whole != EVERYTHING.pieces or any(piece.low != piece.high for piece in taken):
             raise Unreadable("a difference of sets")
         return without(tuple(piece.low for piece in taken))
 
@@ -272,11 +272,18 @@ class _Statement:
         parts, bars = self.split(lo + 1, hi - 1, lambda token: token.kind == "op" and token.text in ("|", ":"))
         if len(bars) == 1:  # { x | x > 3 }
             condition = self.form(*parts[1])
-            if isinstance(condition, Region):
+            if isinstance(condition, Region) and self._any_real(*parts[0]):
                 return condition
             raise Unreadable("a set given by a condition")
         parts, _ = self.split(lo + 1, hi - 1, _is_comma)
         return Many(flat(self._forms(parts)), braces=True)
+
+    def _any_real(self, lo: int, hi: int) -> bool:
+        """A variable, or one that is said to be real: of `x in Z` a condition leaves other numbers."""
+        parts, found = self.split(lo, hi, lambda token: token.kind == "cmd" and token.text == "in")
+        if len(found) > 1 or (found and self.form(*parts[1]) != EVERYTHING):
+            return False
+        return bool(parse(self.tokens, *parts[0])[0] == "sym")
 
     def _forms(self, parts: list[tuple[int, int]]) -> list[Form]:
         if len(parts) > MOST_ITEMS:

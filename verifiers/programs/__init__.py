@@ -15,7 +15,7 @@ from verifiers.programs.cases import Call, Check, Stdin, Suite, TestsError, chec
 from verifiers.programs.extract import extract_program
 from verifiers.programs.feedback import feedback
 from verifiers.programs.judging import Failure, Outcome, judge_program
-from verifiers.programs.link import LEVELS, SandboxRefused, install, open_sandbox
+from verifiers.programs.link import LEVELS, SandboxRefused, at_once, install, open_sandbox
 from verifiers.programs.output import same_output
 from verifiers.programs.verdicts import verify_program
 
@@ -33,6 +33,7 @@ __all__ = [
     "Stdin",
     "Suite",
     "TestsError",
+    "at_once",
     "built_in",
     "check_tests",
     "extract_program",

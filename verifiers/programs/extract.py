@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 
-from verifiers.answers.extract import PROFILES, THINK_TAGS, Extraction
+from verifiers.answers.extract import PROFILES, Extraction, after_thoughts, opens_thought
 
 LONGEST_PROGRAM = 65_536
 """Characters a program may have."""
@@ -65,16 +65,11 @@ def extract_program(text: str, profile: str = "strict", *, truncated: bool = Fal
 
 def _region(text: str) -> tuple[str, bool]:
     """What follows the last closing think tag, and whether one stayed open after it."""
-    closed = 0
-    for _, closing in THINK_TAGS:
-        at = text.rfind(closing)
-        if at >= 0:
-            closed = max(closed, at + len(closing))
-    outside = text[closed:]
+    outside = after_thoughts(text)
     # A program may hold the tag in a text of its own, so only one before the first fence opens a thought.
     first = _FENCE.search(outside)
     before = outside[: first.start()] if first else outside
-    return outside, any(opening in before for opening, _ in THINK_TAGS)
+    return outside, opens_thought(before)
 
 
 def _last_block(region: str, lenient: bool) -> tuple[str | None, bool, bool]:

@@ -7,6 +7,7 @@ imported when the first program is to be run: nothing else pays for it, and mach
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Jail:
             from verifiers import sandbox
         except ImportError as error:  # no Linux: the modules of a kernel interface are not there
             raise SandboxRefused(f"This machine has no such isolation ({error}); it takes Linux.") from error
-        self._api = sandbox
+        self._api, self.workers = sandbox, workers
         try:
             self._sandbox = sandbox.Sandbox.open(level=level, workers=workers)
         except sandbox.SandboxUnavailable as error:
@@ -107,10 +108,19 @@ _lock = threading.Lock()
 _open: Box | None = None
 _level = "auto"
 """At which a jail is opened again: never below the one that stood."""
+_workers = 1
 
 
-def open_sandbox(level: str = "auto", workers: int = 1) -> str:
+MOST_AT_ONCE = 8
+"""Programs that run at once, if there are as many cores: each may take its gigabyte."""
+
+
+def open_sandbox(level: str = "auto", workers: int | None = None) -> str:
     """Open this process's jail and say at which level it stands; one that is open already is closed.
+
+    Args:
+        level: one of `LEVELS`.
+        workers: programs that run at once; None: one a core, up to `MOST_AT_ONCE`.
 
     Raises:
         SandboxRefused: naming every primitive that failed and its remedy.
@@ -118,11 +128,21 @@ def open_sandbox(level: str = "auto", workers: int = 1) -> str:
     """
     if level not in LEVELS:
         raise ValueError(f"unknown sandbox level {level!r}; known: {', '.join(LEVELS)}.")
-    global _level
-    jail = Jail(level, workers)
+    global _level, _workers
+    jail = Jail(level, min(MOST_AT_ONCE, _cores()) if workers is None else workers)
     install(jail)
-    _level = jail.level
+    _level, _workers = jail.level, jail.workers
     return jail.level
+
+
+def at_once() -> int:
+    """How many programs the open jail runs at once: more threads than this gain nothing. 1 without one."""
+    box = _open
+    return box.workers if isinstance(box, Jail) else 1
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def install(box: Box | None) -> None:
@@ -139,7 +159,7 @@ def current() -> Box:
     global _open
     with _lock:
         if _open is None:
-            _open = Jail(_level, 1)
+            _open = Jail(_level, _workers)
         return _open
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from verifiers.sandbox.exchange import Run
 from verifiers.sandbox.jail import Jail, StartError
@@ -10,7 +11,7 @@ from verifiers.sandbox.programs import Calls, Limits, Value
 
 SHORT = """
 import os, socket
-def probe(parent):
+def probe(parent, files):
     held = []
     def refused(name, action, *arguments):
         try:
@@ -26,7 +27,7 @@ def probe(parent):
 
 LONG = """
 import fcntl, os, socket, sys
-def probe(parent):
+def probe(parent, files):
     held = []
     def refused(name, action, *arguments):
         try:
@@ -37,9 +38,8 @@ def probe(parent):
     refused("socket", socket.socket)
     refused("kill", os.kill, parent, 0)
     refused("kill the server", os.kill, os.getppid(), 0)
-    refused("write outside", os.open, "/usr/lib/probe", os.O_WRONLY | os.O_CREAT)
-    refused("write at the root", os.open, "/probe", os.O_WRONLY | os.O_CREAT)
-    refused("read /etc/passwd", os.open, "/etc/passwd", os.O_RDONLY)
+    for name, path, how in files:
+        refused(name, os.open, path, how)
     refused("datagram pair", socket.socketpair, socket.AF_UNIX, socket.SOCK_DGRAM)
     refused("exec", os.execv, sys.executable or "/bin/true", ["x"])
     refused("owner by fcntl", fcntl.fcntl, 1, 8, os.getppid())
@@ -76,37 +76,41 @@ REMEDIES = (
 )
 
 
+FILTERED = frozenset(
+    {"socket", "kill", "kill the server", "fork", "datagram pair", "exec", "owner by fcntl", "owner by ioctl"}
+)
+"""What the system-call filters refuse: at every level but `unsafe`."""
+FILES = (
+    ("write outside", "/usr/lib/probe", os.O_WRONLY | os.O_CREAT),
+    ("write at the root", "/probe", os.O_WRONLY | os.O_CREAT),
+    ("read /etc/passwd", "/etc/passwd", os.O_RDONLY),
+)
+"""What namespaces or Landlock refuse; at `external` that is for the isolation around us, and nothing is tried."""
+TIDY = frozenset({"environment", "descriptors", "import"})
+
+
 def prove(jail: Jail) -> None:
     """The whole self-test. Raises StartError naming what was not refused."""
-    names = [
-        "socket",
-        "kill",
-        "kill the server",
-        "fork",
-        "write outside",
-        "write at the root",
-        "read /etc/passwd",
-        "datagram pair",
-    ]
-    names += ["exec", "owner by fcntl", "owner by ioctl", "environment", "descriptors", "import"]
-    _prove(jail, LONG, (os.getpid(),), names)
+    files = () if jail.level == "external" else FILES
+    _prove(jail, LONG, FILTERED | TIDY | {name for name, *_ in files}, files)
 
 
 def short_proof(jail: Jail) -> None:
     """What is asked again of every restarted jail."""
-    _prove(jail, SHORT, (os.getpid(),), ["socket", "kill", "kill the server", "fork"])
+    _prove(jail, SHORT, frozenset({"socket", "kill", "kill the server", "fork"}))
 
 
-def _prove(jail: Jail, source: str, arguments: tuple[int, ...], names: list[str]) -> None:
-    if jail.level in ("unsafe", "external"):
-        names, source, arguments = [], "def probe():\n    return []\n", ()
+def _prove(jail: Jail, source: str, names: frozenset[str], files: tuple[tuple[str, str, int], ...] = ()) -> None:
+    arguments: tuple[Any, ...] = (os.getpid(), files)
+    if jail.level == "unsafe":  # nothing is refused there, and what is not refused would be done
+        names, source, arguments = frozenset(), "def probe():\n    return []\n", ()
     run = Run(Calls(source, "probe", (arguments,)), Limits(seconds=10.0))
     outcome = run.go([jail])
     found = outcome.values[0] if outcome.values else outcome.raised
     if not isinstance(found, Value) or found.data[0] != "list":
         told = f"{outcome.ended} {outcome.reason} {found or ''} {outcome.stderr[-300:]}"
         raise StartError(f"self-test: {told.strip()}")
-    missing = sorted(set(names) - {text for _, text in found.data[1]})
+    missing = sorted(names - {text for _, text in found.data[1]})
     if missing:
         raise StartError(f"self-test: not refused: {', '.join(missing)}")
 

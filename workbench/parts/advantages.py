@@ -6,9 +6,11 @@ Rollouts that were not judged (score None) leave the mean and get advantage 0: n
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from workbench.errors import RecipeError
 from workbench.records import Judged
 
 
@@ -31,19 +33,52 @@ class GroupCentred:
 
     def __call__(self, group: list[Judged]) -> list[Judged]:
         """Centre each author's rollouts on their own mean."""
-        centred = {}
-        for author in {j.rollout.author for j in group}:
-            scores = [j.verdict.score for j in group if j.rollout.author == author]
-            judged = [s for s in scores if s is not None]
-            mean = statistics.fmean(judged) if judged else 0.0
-            spread = statistics.stdev(judged) + 1e-4 if self.normalised and len(judged) > 1 else 1.0
-            centred[author] = (mean, spread)
-        out = []
-        for j in group:
-            mean, spread = centred[j.rollout.author]
-            score = j.verdict.score
-            out.append(replace(j, advantage=0.0 if score is None else (score - mean) / spread))
-        return out
+        return _centred(group, lambda j: j.verdict.score, self.normalised)
+
+
+def _centred(group: list[Judged], reward: Callable[[Judged], float | None], normalised: bool) -> list[Judged]:
+    centred = {}
+    for author in {j.rollout.author for j in group}:
+        judged = [r for j in group if j.rollout.author == author and (r := reward(j)) is not None]
+        mean = statistics.fmean(judged) if judged else 0.0
+        spread = statistics.stdev(judged) + 1e-4 if normalised and len(judged) > 1 else 1.0
+        centred[author] = (mean, spread)
+    out = []
+    for j in group:
+        mean, spread = centred[j.rollout.author]
+        own = reward(j)
+        out.append(replace(j, advantage=0.0 if own is None else (own - mean) / spread))
+    return out
+
+
+@dataclass(frozen=True)
+class SoftOverlong:
+    """`GroupCentred` over r_i - weight p_i, where p_i is what a completion of n tokens pays for its length.
+
+    p = 0 up to limit - cache, (n - (limit - cache)) / cache up to the limit, 1 beyond: DAPO's soft overlong punishment
+    (arXiv:2503.14476). Its rewards are 1 and -1, ours 1 and 0, hence half of its p.
+    """
+
+    limit: int = 512
+    cache: int = 128
+    weight: float = 0.5
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a slope that has no room. Raises RecipeError."""
+        if not 0 < self.cache <= self.limit:
+            raise RecipeError(
+                f"SoftOverlong(limit={self.limit}, cache={self.cache}) has no length from which it grows. "
+                "Use a cache from 1 to the limit, and the limit of sampling.max_new_tokens."
+            )
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """Centre each author's rollouts on their own mean, after their lengths are paid for."""
+        return _centred(group, self._reward, self.normalised)
+
+    def _reward(self, judged: Judged) -> float | None:
+        score, over = judged.verdict.score, len(judged.rollout.tokens) - (self.limit - self.cache)
+        return None if score is None else score - self.weight * min(1.0, max(0.0, over / self.cache))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,19 @@ class Correct:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Groups in which the verifier found both right and wrong; others have nothing to compare. DAPO (arXiv:2503.14476).
+
+    The filter of its dynamic sampling. The paper draws other problems until the batch is full again; here the step is
+    as much smaller.
+    """
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """All or []."""
+        return list(group) if len({s for j in group if (s := j.verdict.score) is not None}) > 1 else []
+
+
+@dataclass(frozen=True)
 class Consensus:
     """Majority answer or nothing, GATES (arXiv:2602.20574, section 3): no label is looked at.
 

@@ -38,7 +38,8 @@ DR_GRPO = replace(
     GRPO, name="dr_grpo", paper="arXiv:2503.20783, as TRL 1.16", advantage=group_centred, reduction="limit"
 )
 # Tokens count alike and the clip is higher above. The paper's dynamic sampling and overlong reward are not in it, and a
-# completion that was cut is judged like any other: as in TRL.
+# completion that was cut is judged like any other: as in TRL. Set gates=(Mixed(),) and advantage=SoftOverlong(limit,
+# cache) for them; groups that say nothing are then left out, but not drawn anew.
 DAPO = replace(
     GRPO,
     name="dapo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,11 @@ class Asked:
     """Whose weights answer."""
 
 
+def tests_digest(tests: Sequence[str]) -> str | None:
+    """What tells a problem's tests from others; None where it has none."""
+    return hashlib.sha256("\0".join(tests).encode("utf-8", "surrogatepass")).hexdigest()[:16] if tests else None
+
+
 @dataclass(frozen=True)
 class Answer:
     """One judged completion, as eval.jsonl keeps it."""
@@ -48,6 +54,8 @@ class Answer:
     text: str
     extracted: str | None
     gold: str | None = None
+    tests: str | None = None
+    """Digest of the tests that judged a program: judged again it is by these and no others."""
 
     @classmethod
     def of(cls, rollout: Rollout, verdict: Verdict) -> Answer:
@@ -62,6 +70,7 @@ class Answer:
             rollout.text,
             verdict.extracted,
             rollout.problem.answer,
+            tests_digest(rollout.problem.tests),
         )
 
 

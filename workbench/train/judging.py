@@ -6,22 +6,23 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from verifiers import Verdict
+from verifiers import Verdict, at_once
 from workbench.records import Rollout
 
 Verifier = Callable[[Rollout], Verdict]
 
 
 class Judging:
-    """One judge beside the writer. Verdicts are those of `verify`, whenever they were asked for.
+    """Judges beside the writer. Verdicts are those of `verify`, whenever and in whichever order they come about.
 
     `begin` returns at once and does not raise; what the verifier raises comes out of the call that wants the verdict.
-    One thread, so that a verifier need not be made for more.
+    As many threads as the jail runs programs at once, one where nothing runs: answers are compared in Python, which
+    does one at a time. What waits is held by the step in any case, so nobody has to be held back.
     """
 
     def __init__(self, verify: Verifier) -> None:
-        """Nothing begun yet; the thread starts with the first `begin`."""
-        self._verify, self._pool = verify, ThreadPoolExecutor(1, thread_name_prefix="verify")
+        """Nothing begun yet; threads start with the first `begin`. Where programs run, several call `verify`."""
+        self._verify, self._pool = verify, ThreadPoolExecutor(at_once(), thread_name_prefix="verify")
         self._begun: dict[int, tuple[Rollout, Future[Verdict]]] = {}
 
     def begin(self, rollout: Rollout) -> None:
@@ -40,5 +41,5 @@ class Judging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what nobody waits for any more; a verdict being made is finished first."""
+        """Drop what nobody waits for any more; verdicts being made are finished first."""
         self._pool.shutdown(cancel_futures=True)

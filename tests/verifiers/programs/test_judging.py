@@ -234,22 +234,23 @@ def test_colours_vanish_and_other_signs_that_act_are_spelt():
     assert neutral("\x1b[31mred\x1b[0m \x1b]0;title\x07\x07\u202e") == "red \\x07\\u202e"
 
 
-def test_a_jail_is_opened_again_at_the_level_it_had(monkeypatch):
+def test_a_jail_is_opened_again_as_it_was(monkeypatch):
     opened = []
 
     class Opened(PlainBox):
         def __init__(self, level: str, workers: int) -> None:
             super().__init__()
-            self.level = {"auto": "landlock"}.get(level, level)
-            opened.append(level)
+            self.level, self.workers = {"auto": "landlock"}.get(level, level), workers
+            opened.append((level, workers))
 
         def close(self) -> None:
             """Nothing runs."""
 
     monkeypatch.setattr(link, "Jail", Opened)
     monkeypatch.setattr(link, "_level", "auto")
-    assert link.open_sandbox("auto") == "landlock"
+    monkeypatch.setattr(link, "_workers", 1)
+    assert link.open_sandbox("auto", workers=3) == "landlock"
     link.install(None)
     assert link.current().level == "landlock"  # type: ignore[attr-defined]
     link.install(None)
-    assert opened == ["auto", "landlock"]
+    assert opened == [("auto", 3), ("landlock", 3)]

@@ -19,6 +19,9 @@ _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎]+")
 _ROOT_OF_NUMBER = re.compile(r"([√∛∜])\s{0,4}(\d+(?:\.\d+)?)")
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
+_OVERRIDES = "\u202d\u202e"
+"""They turn the order of what is seen round: with one, what is read is not what stands there."""
+
 # Before NFKC, because NFKC would lose the meaning (x² -> x2, 1½ -> 11⁄2, º -> o) or knows nothing of it.
 _SIGNS = str.maketrans(
     {
@@ -151,7 +154,7 @@ def _small_fraction(found: re.Match[str]) -> str:
 
 def _plain(sign: str) -> str:
     kind = unicodedata.category(sign)
-    if kind == "Cf":  # zero-width and direction marks are invisible
+    if kind == "Cf" and sign not in _OVERRIDES:  # zero-width and direction marks are invisible
         return ""
     if kind == "No":
         top, slash, bottom = unicodedata.normalize("NFKC", sign).partition("⁄")

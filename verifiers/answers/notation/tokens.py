@@ -88,7 +88,8 @@ _SYNONYMS = {
     "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
     "simeq": "approx", "pounds": "£", "euro": "€", "yen": "¥", "infinity": "infty", "inf": "infty", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "arccot": "acot", "land": "and", "wedge": "and", "isin": "in",
-    "O": "emptyset", "surd": "sqrt",
+    "O": "emptyset", "surd": "sqrt", "varepsilon": "epsilon", "varphi": "phi", "vartheta": "theta", "varrho": "rho",
+    "varsigma": "sigma",
 }  # fmt: skip
 # Short words that would else be read as products of letters.
 _COMMON = words("and or the is yes no not are odd of per in to all one two six ten men day dne nan")

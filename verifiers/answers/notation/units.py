@@ -75,7 +75,8 @@ UNIT_WORDS = frozenset(word for word in _CANONICAL if len(word) > 1 and word.isa
 LETTER_UNITS = words("m g s h L l N J W V")
 """Single letters that are a unit when they stand apart after a plain number."""
 
-SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = _SCALES | {f"{name}s": factor for name, factor in _SCALES.items()}
 
 CURRENCY = frozenset({"\\$", "$", "£", "€", "¥", "₹", "¢"})
 
@@ -93,10 +94,19 @@ NEVER_UNITS = words(
     "or and not no is are was were be than less more least most fewer greater about approximately roughly nearly "
     "almost around between times plus minus over choose factorial squared cubed dozen dozens hundred hundreds half "
     "third quarter if mod modulo remainder below above wrong incorrect otherwise except but either maybe possibly "
-    "perhaps until to from by divided multiplied negative positive zero one two three four five six seven eight nine "
+    "perhaps until to from by ish thereabouts upwards approx est estimated beyond exceeding probably presumably nope "
+    "neither unless excluding however rather thrice k bn mn lakh lakhs crore crores mille permille millionths tenths "
+    "hundredths thousandths halves thirds fourths fifths sixths sevenths eighths ninths divided multiplied negative "
+    "positive zero one two three four five six seven eight nine "
     "ten eleven twelve twenty thirty forty fifty percent percentage cannot isnt never without power root"
 )
 """Words that change what the number before them says: with one of these there is no plain quantity."""
+
+NEVER_LAST = words(
+    "odd max maximum minimum tops under false fake invalid rejected impossible likely unlikely none doubled tripled "
+    "quadrupled halved negated inverse inverted reciprocal gross tenth hundredth thousandth fourth eighth"
+)
+"""Words that say what kind of noun is counted, and of a number that stands alone that it is another one."""
 
 LONGEST_PHRASE = 5
 
@@ -130,6 +140,8 @@ def unit_of(parts: Iterable[str]) -> Unit | None:
     """
     phrase = list(parts)
     if sum(part.isalpha() for part in phrase) > LONGEST_PHRASE or any(part.lower() in NEVER_UNITS for part in phrase):
+        return None
+    if phrase and phrase[-1].lower() in NEVER_LAST:
         return None
     known: list[str] = []
     nouns: list[str] = []

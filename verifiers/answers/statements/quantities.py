@@ -166,7 +166,7 @@ def _in_base(tokens: Tokens, lo: int, hi: int) -> tuple[str, str] | None:
 
 
 _DIGITS = re.compile(r"[0-9][0-9A-Z]{0,299}|[A-Z]{1,299}[0-9][0-9A-Z]{0,299}", re.ASCII)
-_PERCENT = frozenset({"%", "percent", "percents"})
+_PERCENT = frozenset({"%", "percent", "percents", "pct"})
 _SPOKEN_BASES = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
     "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16",

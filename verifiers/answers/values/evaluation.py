@@ -22,6 +22,10 @@ LARGEST_EXPONENT = 1e6
 """Bound on |exponent * log(base)| of any power, in either arithmetic."""
 
 
+LARGEST_EXACT = 1 << 50
+"""Integers up to here are numbers of every field, without an error."""
+
+
 class Undefined(Exception):
     """No number here: a pole, an overflow, infinity, or a size beyond the caps."""
 
@@ -108,7 +112,10 @@ class Evaluation:
     def _of(self, node: Node) -> Value:
         head = node[0]
         if head == "num":
-            return self._rounded(self.field.number(node[1]), 0)
+            value = self.field.number(node[1])
+            if node[1].denominator == 1 and abs(node[1]) <= LARGEST_EXACT:
+                return value, 0  # arcsin(1) stands on the edge of its domain, not somewhere near
+            return self._rounded(value, 0)
         if head == "sym":
             return self._rounded(self.field.number(self.point[node[1]]), 0)
         if head == "const":

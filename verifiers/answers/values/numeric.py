@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from verifiers.answers.notation.trees import Node, symbols
 from verifiers.answers.values.evaluation import Evaluation, Field, Undefined, Value
@@ -92,8 +92,12 @@ def _look(a: Node, b: Node, at: Evaluation) -> tuple[Finding, int]:
         return "different", n_real
     # Values that cancelled to nothing are measured by what cancelled.
     size = max(abs(x), abs(y))
-    known = bound <= at.field.trust * (size if size > bound else at.scale)
-    return ("agree" if known else "unclear"), n_real
+    return ("agree" if _tells(bound, size if size > bound else at.scale, at.field) else "unclear"), n_real
+
+
+def _tells(bound: Any, size: Any, field: Field) -> bool:
+    """Whether an error bound is small beside a size, and small at all: sin(10^300) is near everything or nothing."""
+    return bool(bound <= field.trust * min(size, 1))
 
 
 def proportional(a: Node, b: Node, field: Field, positive: bool = False) -> Finding:
@@ -127,7 +131,7 @@ def proportional(a: Node, b: Node, field: Field, positive: bool = False) -> Find
         left, right = at.multiply(x, first[1]), at.multiply(y, first[0])
         if abs(left[0] - right[0]) > _SLACK * (left[1] + right[1]):
             return "different"
-        agreeing += left[1] + right[1] <= field.trust * max(abs(left[0]), abs(right[0]))
+        agreeing += _tells(left[1] + right[1], max(abs(left[0]), abs(right[0])), field)
     return "agree" if agreeing >= NEEDED_POINTS else "unclear"
 
 

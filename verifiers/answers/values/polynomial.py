@@ -8,7 +8,8 @@ rationals; pi and e are taken as independent of everything, which a numerical lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,8 @@ Polynomial = dict[Monomial, Fraction]
 MOST_TERMS = 120
 MOST_PRODUCTS = 5_000
 """Products of two terms in one expression: a bound on the time of a normal form, some 50 ms."""
+MOST_PRODUCTS_ALTOGETHER = 30_000
+"""The same for all expressions of a reading or comparison: `a = a = a = ...` has a hundred of them."""
 LARGEST_POWER = 12
 LARGEST_RADICAND = 1_000_000
 MOST_BITS = 2_048
@@ -39,6 +42,17 @@ class _Budget:
 
 
 _WORK: ContextVar[_Budget] = ContextVar("term products left for the current expression")
+_ALTOGETHER: ContextVar[_Budget | None] = ContextVar("term products left for all expressions", default=None)
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Let all normal forms within cost at most `MOST_PRODUCTS_ALTOGETHER`; those beyond have none."""
+    token = _ALTOGETHER.set(_Budget(MOST_PRODUCTS_ALTOGETHER))
+    try:
+        yield
+    finally:
+        _ALTOGETHER.reset(token)
 
 
 def normal_form(node: Node) -> Polynomial | None:
@@ -51,12 +65,16 @@ def normal_form(node: Node) -> Polynomial | None:
         Monomials with their non-zero coefficients, or None when the expression has no such form (other functions,
         sums in denominators, caps). Never raises on a tree of `grammar.parse`.
     """
-    token = _WORK.set(_Budget(MOST_PRODUCTS))
+    altogether = _ALTOGETHER.get() or _Budget(MOST_PRODUCTS)
+    allowed = min(MOST_PRODUCTS, altogether.left)
+    budget = _Budget(allowed)
+    token = _WORK.set(budget)
     try:
         return _form(node)
     except (NoForm, ZeroDivisionError):
         return None
     finally:
+        altogether.left -= allowed - budget.left
         _WORK.reset(token)
 
 
