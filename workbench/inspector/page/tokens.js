@@ -320,13 +320,14 @@ class TokenView extends TokenFrame {
 
   async show() {
     const t = this.at, about = this.about;
-    const fill_in = (...extra) => this.rows.replaceChildren(roles(this.data, t), ...extra, divergences(this.data, t, about.div_name));
+    const fill_in = (more) => this.rows.replaceChildren(roles(this.data, t), ...(more ? [alternatives(this, t, more)] : []),
+      divergences(this.data, t, about.div_name), ...(more ? terms(more) : []));
     this.line.replaceChildren(...headline(this, t));
-    if (this.details.has(t)) { fill_in(alternatives(this, t, this.details.get(t))); return; }
+    if (this.details.has(t)) { fill_in(this.details.get(t)); return; }
     fill_in();
     try {
       const more = await this.more(t);
-      if (more && this.at === t && this.about === about) fill_in(alternatives(this, t, more));
+      if (more && this.at === t && this.about === about) fill_in(more);
     } catch (error) {
       if (this.at === t) this.rows.append(el("p", "tv-note", "What else the roles would have written could not be read."));
     }
