@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import UsageError
-from workbench.inspector.diagnostics.classes import share
+from workbench.inspector.diagnostics.classes import proportion
 from workbench.inspector.diagnostics.record import TokenRecord, by_problem, touching
-from workbench.train.intervals import Estimate, bootstrap_mean
+from workbench.train.intervals import Estimate, bootstrap_share
 
 SILENT = 1e-4
 """Nats below which a token says nothing (OPSA: 51.7 % of all tokens)."""
@@ -54,7 +54,7 @@ def noise_rate(records: Sequence[TokenRecord], *, seed: int = 0) -> Noise:
     total = by_problem(used, [float(len(d)) for d in signed])
     against = by_problem(used, [float((d < 0).sum()) for d in signed])
     silent = by_problem(used, [float((np.abs(d) < SILENT).sum()) for d in signed])
-    return Noise(share(against, total, seed), share(silent, total, seed), sum(map(len, signed)))
+    return Noise(proportion(against, total, seed), proportion(silent, total, seed), sum(map(len, signed)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def reliability(
         (c, s == 1.0) for key in confidence or () for c, s in zip((confidence or {})[key], probes[key], strict=True)
     ]
     return Reliability(
-        bootstrap_mean(probes, seed=seed),
+        bootstrap_share(probes, seed=seed),
         {key: gate_open(sum(s == 1.0 for s in scores), len(scores), threshold) for key, scores in probes.items()},
         auroc([c for c, _ in pairs], [right for _, right in pairs]),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.inspector.report import outputs, signal
+from workbench.inspector.report import outputs, predicted, signal, variety
 from workbench.inspector.report.collect import Recorded, collect, token_record
 from workbench.inspector.report.section import Plot, Report, Row, Section, common, unknown
 from workbench.inspector.report.signal import Evidence
@@ -23,7 +23,8 @@ def collected(path: Path) -> Recorded:
 
 def report_of(run: Recorded, probed: Sequence[Section] = ()) -> Report:
     """The report of a run: recorded sections, then probed ones; a probe takes the place of what was not recorded."""
-    recorded = [*outputs.sections(run), *_signal(run)]
+    recorded = [*outputs.sections(run), predicted.gain(run), predicted.teacher(run), variety.recorded(run)]
+    recorded += _signal(run)
     better = {s.name for s in probed}
     kept = [s for s in recorded if not (s.name in better and (not s.rows or s.name in REPLACED))]
     there = {s.name for s in kept}
@@ -31,7 +32,7 @@ def report_of(run: Recorded, probed: Sequence[Section] = ()) -> Report:
     return report(run.name, facts(run), [*kept, *more])
 
 
-REPLACED = frozenset({"teacher_reliability", "diversity", "drift"})
+REPLACED = frozenset({"drift"})
 """Sections of which a probe knows more than the record, and everything the record says."""
 
 

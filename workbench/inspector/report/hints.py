@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.engine.engine import Engine
 from workbench.inspector.diagnostics.record import Floats
-from workbench.inspector.report.scoring import records_of
+from workbench.inspector.report.scoring import teacher_logps
 from workbench.parts.contexts import PRIVILEGED, Shown, missing, privileged
 from workbench.problems import pair_with_others
 from workbench.problems.wording import same_answer
@@ -53,18 +53,20 @@ def wrong_hints(recipe: Recipe, model: str, problems: Sequence[Problem], draws: 
 
 
 def scored(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], hint: Hint) -> list[Floats]:
-    """Log p_T(y_t) of every completion under each draw of the hint, nats, [K, n]; K may be 0 where none can be built."""
+    """Log p_T(y_t) of every completion under each draw of a hint, nats, [K, n]; K may be 0: none can be built."""
     rows: list[list[Floats]] = [[] for group in groups for _ in group]
     for draw in hint.draws:
-        places, changed, start = [], [], 0
+        places: list[int] = []
+        changed: list[list[Judged]] = []
+        start = 0
         for group in groups:
             problem = draw.get(group[0].rollout.problem.id) if group else None
             if problem is not None and not missing(hint.context, Case(problem)):
                 places += range(start, start + len(group))
                 changed.append([replace(j, rollout=replace(j.rollout, problem=problem)) for j in group])
             start += len(group)
-        for place, record in zip(places, records_of(engine, recipe, changed, hint.context), strict=True):
-            rows[place].append(record.teacher_logp)
+        for place, logp in zip(places, teacher_logps(engine, recipe, changed, hint.context), strict=True):
+            rows[place].append(logp)
     return [np.array(found) if found else np.zeros((0, 0)) for found in rows]
 
 
@@ -84,4 +86,4 @@ def _altered(problem: Problem) -> Problem | None:
     changed = {name: place.sub(lambda _: wrong, text) for name, text in texts.items() if text}
     if all(changed[name] == texts[name] for name in changed):
         return None
-    return replace(problem, answer=wrong, **changed)
+    return replace(problem, answer=wrong, **changed)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ Two visits, so that one model is in memory at a time: the run's beginning (its s
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,17 +15,17 @@ from verifiers import Verdict
 from workbench.engine.engine import Engine, never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
-from workbench.inspector.report import hints, signal, thinking
+from workbench.inspector.report import hints, signal, thinking, variety
 from workbench.inspector.report.collect import shown_to_teacher
-from workbench.inspector.report.outputs import Pool, variety_of
 from workbench.inspector.report.scoring import records_of
 from workbench.inspector.report.section import Plot, Row, Section, percent, shown, unknown
 from workbench.inspector.report.sweep import budgets
 from workbench.inspector.report.thinking import Steps
+from workbench.inspector.report.variety import Pool
 from workbench.planning import Plan
 from workbench.records import Judged, Problem, Request, Sampling
 from workbench.train.evaluate import Verifier, verify_with
-from workbench.train.intervals import Estimate, bootstrap_mean, paired_bootstrap, pass_at_k
+from workbench.train.intervals import bootstrap_share
 
 SEED = -7
 """Of the probes' draws: apart from those of training (0 on), evaluation (-2) and the held-out rollouts (-3)."""
@@ -59,8 +59,14 @@ class Visit:
     def generations(self) -> list[Generation]:
         """As the budget sweep wants them."""
         flat = [j for g in self.groups for j in g]
+        # The end token is a token, but no text that a judge should read.
         return [
-            Generation(r.problem, r.text, j.rollout.stop == "stop", r.student_entropy)
+            Generation(
+                r.problem,
+                (*r.text[:-1], "") if j.rollout.stop == "stop" else r.text,
+                j.rollout.stop == "stop",
+                r.student_entropy,
+            )
             for r, j in zip(self.records, flat, strict=True)
         ]
 
@@ -139,7 +145,7 @@ class Probe:
         pools = {"before": self.before.pool}
         return [
             *self.found,
-            variety_of(pools, "probed", self.basis),
+            variety.section(pools, "probed", self.basis),
             thinking.section({"before": self.before.steps}, self.basis),
         ]
 
@@ -168,15 +174,17 @@ class Probe:
         requests = [Request(p, recipe.teacher, "teacher", k, (0, SEED)) for p in self.problems for k in range(PROBES)]
         scores: defaultdict[str, list[float]] = defaultdict(list)
         sure: defaultdict[str, list[float]] = defaultdict(list)
+        statuses: Counter[str] = Counter()
         for rollout in engine.generate(requests, self.sampling, self.stopped):
-            score = self.verify(rollout).score
+            verdict = self.verify(rollout)
+            score = verdict.score
+            statuses[verdict.status] += 1
             if score is not None and rollout.logprobs:
                 scores[rollout.problem.id].append(score)
                 sure[rollout.problem.id].append(float(np.mean(rollout.logprobs)))
         if not scores:
             return unknown("teacher_reliability", title, "none of its answers could be judged", "probed")
-        found = reliability(scores, sure)
-        wrong = sum(s == 0.0 for group in scores.values() for s in group)
+        found, said = reliability(scores, sure), ", ".join(f"{n} {status}" for status, n in statuses.most_common())
         confident = "not known: it was never wrong" if np.isnan(found.confident) else f"{found.confident:.2f} (coin .5)"
         return Section(
             "teacher_reliability",
@@ -184,7 +192,7 @@ class Probe:
             f"verified success {shown(found.success)}; the gate of 2 in 3 opens for {sum(found.open.values())} of "
             f"{len(found.open)} problems; AUROC of its confidence {confident}",
             "probed",
-            f"{len(scores)} held-out problems, {PROBES} answers each, sampled as the run samples; {wrong} were wrong",
+            f"{len(scores)} held-out problems, {PROBES} answers each, sampled as the run samples: {said}",
             (
                 Row("answers of the teacher", {"success": found.success}),
                 Row("problems let through", {"open": f"{sum(found.open.values())}/{len(found.open)}"}),
@@ -194,22 +202,15 @@ class Probe:
                 ),
             ),
             Plot("intervals", ("success",), "verified success", reference=2 / 3),
-            {"teacher_success": found.success},
-            {"teacher_success": scores},
-            misleads="A teacher that reads the answer can be right without being able to derive it. The AUROC has no "
-            "interval: with few wrong answers it is little more than an anecdote.",
+            {"teacher_success_sampled": found.success},
+            {"teacher_success_sampled": scores},
+            misleads="Cut answers count as not right. A teacher that reads the answer can be right without being able "
+            "to derive it. The AUROC has no interval: with few wrong answers it is an anecdote.",
         )
 
     def _variety(self, after: Visit) -> Section:
         assert self.before is not None, "the beginning is visited first"
-        found = variety_of({"before": self.before.pool, "after": after.pool}, "probed", self.basis)
-        most = min(len(group) for visit in (self.before, after) for group in visit.groups)
-        changes = {f"pass_at_{name}_change": _pass_change(self.before, after, k) for name, k in (("1", 1), ("k", most))}
-        rows = [
-            Row(f"{n.replace('_', ' ')}{f', k {most}' if 'k' in n.split('_') else ''}", {"change": e})
-            for n, e in changes.items()
-        ]
-        return replace(found, rows=(*found.rows, *rows), key=dict(found.key) | changes)
+        return variety.section({"before": self.before.pool, "after": after.pool}, "probed", self.basis)
 
     def _drift(self, after: Visit) -> Section:
         assert self.before is not None, "the beginning is visited first"
@@ -218,7 +219,7 @@ class Probe:
             return unknown("drift", title, "entropies come with a teacher's scores, and there is no teacher", "probed")
         found = drift(self.before.records, after.records)
         cut = {name: _cut(visit) for name, visit in (("before", self.before), ("after", after))}
-        shares = {name: bootstrap_mean(values) for name, values in cut.items()}
+        shares = {name: bootstrap_share(values) for name, values in cut.items()}
         return Section(
             "drift",
             title,
@@ -234,7 +235,7 @@ class Probe:
             Plot("intervals", ("ratio",), "tokens after / tokens before", reference=1.0),
             {"entropy_change": found.entropy, "length_ratio": found.length, "cut_after": shares["after"]},
             {"tokens": by_problem(after.records, [float(len(r)) for r in after.records])},
-            misleads="Entropies are each model's own on its own text: a student that writes easier text has lower ones.",
+            misleads="Entropies are each model's own on its own text: a student that writes easier text has less.",
         )
 
     def _budgets(self, after: Visit) -> Section:
@@ -258,14 +259,3 @@ class Probe:
 
 def _cut(visit: Visit) -> Mapping[str, list[float | None]]:
     return {g[0].rollout.problem.id: [float(j.rollout.stop == "length") for j in g] for g in visit.groups}
-
-
-def _pass_change(before: Visit, after: Visit, k: int) -> Estimate:
-    def by(visit: Visit) -> dict[str, list[float | None]]:
-        out: dict[str, list[float | None]] = {}
-        for key, verdicts in visit.pool[0].items():
-            judged = [v for v in verdicts if v.score is not None]
-            out[key] = [pass_at_k(len(judged), sum(v.correct for v in judged), k) if len(judged) >= k else None]
-        return out
-
-    return paired_bootstrap(by(before), by(after))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import prompts
 from workbench.divergence import Options, Part, Scored, fused_loss
 from workbench.engine.engine import Engine
 from workbench.inspector.diagnostics import TokenRecord
+from workbench.inspector.diagnostics.record import Floats
 from workbench.inspector.pieces import pieces
 from workbench.parts.terms import Distill
 from workbench.parts.writers import OnPolicy
 from workbench.recipe import Recipe
-from workbench.records import Case, Context, Judged, Problem
+from workbench.records import Case, Context, Judged, Problem, TokenStats
 from workbench.train.batches import Entry, entries, micro_batches, token_rows
 from workbench.train.evaluate import headline
 
@@ -24,30 +27,51 @@ CUE = "probe/final_result"
 
 
 @torch.no_grad()
-def records_of(
-    engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], teacher: Context | None = None
-) -> list[TokenRecord]:
-    """Completions as both roles see them now, the teacher under `teacher` or the recipe's own context.
+def records_of(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) -> list[TokenRecord]:
+    """Completions as both roles see them now, each under the recipe's context.
 
     Contexts, temperature and divergence are those of the recipe's loss (its first full divergence, unclipped), and
     every completion token counts: gates, plans and transforms are not applied. In the order of the groups; completions
     without a token are left out.
     """
-    asked = replace(
-        recipe,
-        teacher=recipe.teacher if teacher is None else teacher,
-        terms=(Distill(headline(recipe)),),
-        rollouts=OnPolicy(),
-        gates=(),
-        plans=(),
-        token_weight=None,
-    )
+    asked = _whole(recipe, recipe.teacher)
     found: dict[int, TokenRecord] = {}
     kept = entries(engine, asked, groups)
     for batch in micro_batches(kept, engine.settings.micro_tokens):
         for entry, record in zip(batch, _records(engine, asked, batch), strict=True):
             found[id(entry)] = record
     return [found[id(entry)] for entry in kept]
+
+
+@torch.no_grad()
+def teacher_logps(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], teacher: Context) -> list[Floats]:
+    """Log p_T(y_t) of completions under another context of the teacher, nats, in the order of `records_of`."""
+    found: dict[int, Floats] = {}
+    kept = entries(engine, _whole(recipe, teacher), groups)
+    for batch in micro_batches(kept, engine.settings.micro_tokens):
+        completions = [e.tokens for e in batch]
+        hidden = engine.score("teacher", [e.teacher_prompt or () for e in batch], completions)
+        rows = token_rows(batch, engine.settings.device)
+        read = Scored(hidden, engine.head("teacher", recipe.temperature))
+        # One role is enough: the teacher stands where the student does, and nothing is compared.
+        part = Part(weight=torch.ones(len(rows.ids), device=rows.ids.device), sampled=_nothing)
+        logp = fused_loss(read, None, rows, [part], Options(grad=False)).stats.student_logp
+        for entry, piece in zip(batch, torch.split(logp, [len(c) for c in completions]), strict=True):
+            found[id(entry)] = piece.double().cpu().numpy()
+    return [found[id(entry)] for entry in kept]
+
+
+def _whole(recipe: Recipe, teacher: Context | None) -> Recipe:
+    """The recipe's contexts, temperature and full divergence, and every token of every completion."""
+    return replace(
+        recipe,
+        teacher=teacher,
+        terms=(Distill(headline(recipe)),),
+        rollouts=OnPolicy(),
+        gates=(),
+        plans=(),
+        token_weight=None,
+    )
 
 
 def _records(engine: Engine, recipe: Recipe, batch: Sequence[Entry]) -> list[TokenRecord]:
@@ -73,12 +97,21 @@ def _records(engine: Engine, recipe: Recipe, batch: Sequence[Entry]) -> list[Tok
         TokenRecord(
             entry.judged.rollout.problem.id,
             pieces(engine.tokenizer, entry.tokens),
-            *(column[i] for column in split),
-            torch.ones(len(entry.tokens)).double().numpy(),
+            split[0][i],
+            split[1][i],
+            split[2][i],
+            split[3][i],
+            split[4][i],
+            np.ones(len(entry.tokens)),
             entry.judged.verdict,
         )
         for i, entry in enumerate(batch)
     ]
+
+
+def _nothing(stats: TokenStats) -> Tensor:
+    """A part that costs no pass, where the log-probs alone are wanted."""
+    return torch.zeros_like(stats.student_logp)
 
 
 @dataclass(frozen=True)

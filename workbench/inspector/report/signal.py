@@ -122,7 +122,7 @@ def few_tokens(e: Evidence) -> Section:
 def noise(e: Evidence) -> Section:
     """Is the sign right where it can be checked?"""
     found = noise_rate(e.records)
-    missing = () if found.tokens else ("no judged completion states an answer that is found in its text",)
+    missing: tuple[str, ...] = () if found.tokens else ("no judged completion states an answer that stands in it",)
     rate = found.rate
     side = "fewer contradictions than a coin" if rate.clear_of(0.5) and rate.value < 0.5 else (
         "more contradictions than a coin" if rate.clear_of(0.5) else "cannot be told from a coin"
@@ -151,9 +151,12 @@ def noise(e: Evidence) -> Section:
 def alignment(e: Evidence) -> Section:
     """Does the teacher lean towards what is right?"""
     found = correctness_alignment(e.records)
-    missing = () if found.n else ("no problem has a right and a wrong completion: draw several a problem (--probe)",)
+    missing: tuple[str, ...] = (
+        () if found.n else ("no problem has a right and a wrong completion (--probe draws several)",)
+    )
     values = {
-        right: e.scores(lambda r, right=right: _delta(r) if r.correct is right else None) for right in (True, False)
+        right: by_problem(e.records, [_delta(r) if r.correct is right else None for r in e.records])
+        for right in (True, False)
     }
     rows = [
         Row(
@@ -182,7 +185,7 @@ def alignment(e: Evidence) -> Section:
 def markers(e: Evidence) -> Section:
     """What the teacher does at second thoughts."""
     found = marker_pressure(e.records)
-    missing = () if found.tokens else ("no word of a second thought (wait, however, check ...) was written",)
+    missing: tuple[str, ...] = () if found.tokens else ("no word of a second thought was written",)
     return Section(
         "marker_pressure",
         "Does the teacher press on second thoughts?",
@@ -214,7 +217,7 @@ def errors(e: Evidence) -> Section:
     placed = sum(span is not None for span in at)
     wrong = sum(r.correct is False for r in e.records)
     found = around_first_error(e.records, at)
-    missing = () if placed else (f"none of {wrong} wrong completions has an error that can be placed",)
+    missing: tuple[str, ...] = () if placed else (f"none of {wrong} wrong completions has an error that can be placed",)
     return Section(
         "first_error",
         "Does the divergence rise where the student first errs?",

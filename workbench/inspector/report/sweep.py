@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from workbench.inspector.diagnostics import Generation, budget_sweep
-from workbench.inspector.diagnostics.budgets import Judge
-from workbench.inspector.report.section import Plot, Row, Section, common, shown
+from workbench.inspector.diagnostics.budgets import Budget, Judge
+from workbench.inspector.report.section import Cell, Plot, Row, Section, common, shown
 from workbench.train.intervals import Estimate, Scores, paired_bootstrap
 
 TITLE = "Is it better cut short, or worse when let think?"
@@ -25,15 +25,10 @@ def budgets(
         basis: what the generations are.
     """
     sizes = sorted({max(1, longest // part) for part in (8, 4, 2, 1)})
-    rows, last = [], ""
-    for name, generations in pools.items():
-        for found in budget_sweep(generations, judge, sizes, fork=fork):
-            cells = {name: found.accuracy, f"cut_{name}": found.truncated, f"markers_per_1000_{name}": found.markers}
-            cells |= {f"forks_{name}": found.forks} if found.forks is not None else {}
-            rows.append(Row(f"{found.tokens} tokens, {name}", cells, float(found.tokens)))
-            last = f"{name}: {shown(found.accuracy)} at {found.tokens} tokens"
+    swept = {name: budget_sweep(pool, judge, sizes, fork=fork) for name, pool in pools.items()}
     changes = {size: _change(pools, judge, size) for size in sizes} if len(pools) == 2 else {}
-    rows += [Row(f"{size} tokens, after - before", {"change": change}) for size, change in changes.items()]
+    rows = [_row(i, size, swept, changes.get(size)) for i, size in enumerate(sizes)]
+    last = f"{list(pools)[-1]}: {shown(swept[list(pools)[-1]][-1].accuracy)} at {sizes[-1]} tokens"
     key = {"shortest_budget_change": changes[sizes[0]], "longest_budget_change": changes[sizes[-1]]} if changes else {}
     answer = (
         f"after - before: {shown(changes[sizes[0]], signed=True)} at {sizes[0]} tokens, "
@@ -55,6 +50,15 @@ def budgets(
         misleads="A cut completion without an answer counts as wrong: a short budget measures where the answer stands. "
         "The answers after a cut are not forced here; the steps' section forces them.",
     )
+
+
+def _row(i: int, size: int, swept: Mapping[str, Sequence[Budget]], change: Estimate | None) -> Row:
+    cells: dict[str, Cell] = {name: found[i].accuracy for name, found in swept.items()}
+    cells |= {} if change is None else {"change": change}
+    for name, found in swept.items():
+        cells |= {f"cut_{name}": found[i].truncated, f"markers_per_1000_{name}": found[i].markers}
+        cells |= {} if found[i].forks is None else {f"forks_{name}": found[i].forks}
+    return Row(f"{size} tokens", cells, float(size))
 
 
 def _change(pools: Mapping[str, Sequence[Generation]], judge: Judge, size: int) -> Estimate:

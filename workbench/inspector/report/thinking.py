@@ -12,12 +12,14 @@ import numpy as np
 from workbench.engine.engine import Engine
 from workbench.inspector.diagnostics import score_steps
 from workbench.inspector.report.scoring import Chain, answer_chances
-from workbench.inspector.report.section import Plot, Row, Section, common, percent, shown, unknown
+from workbench.inspector.report.section import Cell, Plot, Row, Section, common, percent, shown, unknown
 from workbench.records import Context, Judged, Problem
-from workbench.train.intervals import Scores, bootstrap_mean, paired_bootstrap
+from workbench.train.intervals import Scores, bootstrap_mean, bootstrap_share, paired_bootstrap
 
 CHAINS, STEPS = 24, 8
 """Right chains measured a model, and steps of each: four readings a step."""
+EARLY = ("0", "0.5", "1")
+"""Parts of a chain after which the answer is asked for."""
 OFFSETS = (-3, -2, -1, 1, 2, 3)
 _NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?![\w]|\.\d)")
 _BREAK = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -64,7 +66,7 @@ def measured(engine: Engine, context: Context, groups: Sequence[Sequence[Judged]
     right = [j for j in right if j.rollout.problem.answer][:CHAINS]
     rows: list[tuple[str, int]] = []
     asked: list[Chain] = []
-    early: dict[str, list[tuple[str, Chain]]] = {"0": [], "0.5": [], "1": []}
+    early: dict[str, list[tuple[str, Chain]]] = {part: [] for part in EARLY}
     for j in right:
         problem, steps = j.rollout.problem, split(j.rollout.text)[:STEPS]
         for i in range(len(steps)):
@@ -104,27 +106,29 @@ def section(models: Mapping[str, Steps], basis: str) -> Section:
     title, some = "Which steps does the answer rest on?", {name: s for name, s in models.items() if s.chains}
     if not some:
         return unknown("thinking", title, "no right chain with a gold answer was written", "probed")
-    rows, key = [], {}
-    for name, s in some.items():
-        tts = bootstrap_mean(s.tts)
-        key[f"tts_{name}"] = tts
-        rows.append(Row(f"True-Thinking Score, {name}", {"mean": tts, "chains": s.chains, "steps": s.steps}))
-        rows.append(Row(f"steps of .7 and more, {name}", {"mean": bootstrap_mean(s.true)}))
-        rows.append(Row(f"steps of .005 and less (decoration), {name}", {"mean": bootstrap_mean(s.decorative)}))
-        rows += [
-            Row(
-                f"P(answer) after {100 * float(share):.0f} % of the steps, {name}",
-                {name: bootstrap_mean(scores)},
-                100 * float(share),
-            )
-            for share, scores in s.early.items()
-        ]
+    tts = {name: bootstrap_mean(s.tts) for name, s in some.items()}
+    key = {f"tts_{name}": value for name, value in tts.items()}
+    cells: dict[str, Cell] = dict(tts)
     if len(some) == 2:
         first, second = some.values()
         change = paired_bootstrap(*common(first.tts, second.tts))
-        if change.n:
-            key["tts_change"] = change
-            rows.append(Row("True-Thinking Score, after - before", {"mean": change}))
+        cells["change"] = change
+        key |= {"tts_change": change} if change.n else {}
+    rows = [
+        Row("mean True-Thinking Score", cells),
+        Row("steps of .7 and more", {name: bootstrap_share(s.true) for name, s in some.items()}),
+        Row("decoration: steps of .005 and less", {name: bootstrap_share(s.decorative) for name, s in some.items()}),
+        Row("right chains", {name: s.chains for name, s in some.items()}),
+        Row("steps", {name: s.steps for name, s in some.items()}),
+    ]
+    rows += [
+        Row(
+            f"P(answer) after {100 * float(part):.0f} % of the steps",
+            {name: bootstrap_mean(s.early[part]) for name, s in some.items()},
+            100 * float(part),
+        )
+        for part in EARLY
+    ]
     last = list(some)[-1]
     single = {name: s.one_step for name, s in some.items() if s.one_step}
     missing = tuple(
@@ -136,7 +140,7 @@ def section(models: Mapping[str, Steps], basis: str) -> Section:
         "thinking",
         title,
         f"{last}: mean score {shown(key[f'tts_{last}'])} over {some[last].steps} steps of {some[last].chains} right "
-        f"chains; {percent(bootstrap_mean(some[last].decorative))} are decoration",
+        f"chains; {percent(bootstrap_share(some[last].decorative))} are decoration",
         "probed",
         f"{basis}; the first right chain of a problem, at most {CHAINS} chains of {STEPS} steps",
         tuple(rows),

@@ -57,7 +57,8 @@ def _evidence(keys: Keys) -> tuple[list[str], list[str]]:
         for name in keys
         if name.startswith("answer_contrast_")
     ]
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     for name, reference, wanted, words in rules:
         found = keys.get(name)
         if found is not None and found.clear_of(reference):
@@ -136,12 +137,15 @@ def _narrows(keys: Keys) -> tuple[bool, str]:
 
 
 def _wrong_but_sure(keys: Keys) -> tuple[bool, str]:
-    success, noise = keys.get("teacher_success"), keys.get("noise_rate")
-    if success is None or not success.n:
+    names = {"teacher_success": "verified success, greedy", "teacher_success_sampled": "sampled"}
+    success = {words: keys[name] for name, words in names.items() if name in keys and keys[name].n}
+    noise = keys.get("noise_rate")
+    if not success:
         return False, "needs the teacher's answers judged"
-    unreliable = success.clear_of(RELIABLE) and success.value < RELIABLE
+    unreliable = any(e.clear_of(RELIABLE) and e.value < RELIABLE for e in success.values())
     noisy = noise is not None and noise.clear_of(HALF) and noise.value > HALF
-    parts = [f"verified success {shown(success)}"] + ([f"noise rate {shown(noise)}"] if noise is not None else [])
+    parts = [f"{words} {shown(e)}" for words, e in success.items()]
+    parts += [f"noise rate {shown(noise)}"] if noise is not None and noise.n else []
     return unreliable or noisy, ", ".join(parts)
 
 
