@@ -98,7 +98,7 @@ def test_a_run_is_probed_and_the_page_says_what_it_rests_on(runs, capsys):
     assert "maths, another problem's hint" in kinds
     assert "maths, opsd_wrong_answer's hint" in kinds
     assert all(
-        "3 held-out problems, 2 completions" in s["basis"] for s in probed.values() if s["basis"] and "drawn" not in s
+        "3 held-out problems, 2 completions" in probed[n]["basis"] for n in ("hint_contrast", "drift", "budgets")
     )
     capsys.readouterr()
 
@@ -279,8 +279,8 @@ def test_hostile_text_stays_text_on_every_way_out():
     tags = re.findall(r"<\s*/?\s*([a-zA-Z]+)", document)
     assert set(tags) <= {
         "html", "head", "meta", "title", "style", "body", "h", "p", "dl", "dt", "dd", "section", "div", "table",
-        "thead", "tbody", "tr", "th", "td", "details", "summary", "ul", "li", "a", "b", "pre", "svg", "text", "line", "circle",
-        "rect", "polygon", "g", "iframe",
+        "thead", "tbody", "tr", "th", "td", "details", "summary", "ul", "li", "a", "b", "pre", "svg", "text", "line",
+        "circle", "rect", "polygon", "g", "iframe",
     }  # fmt: skip
     assert "<img" not in document
     assert 'sandbox title="' in document

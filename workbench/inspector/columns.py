@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from workbench.inspector.diagnostics import CLASSES, TokenRecord, classify, concentration, markers
-from workbench.inspector.diagnostics.answers import answer_positions
+from workbench.inspector.diagnostics.answers import counted_answer
 from workbench.inspector.diagnostics.leakage import mentions
 from workbench.inspector.diagnostics.record import Floats, by_problem
+from workbench.inspector.seen import Seen
 from workbench.train.intervals import problem_means
 
 MOST = 8192
@@ -23,6 +24,25 @@ MOST = 8192
 WINDOW = 3
 """Steps averaged before anything is said."""
 COIN, MOSTLY = 0.5, 0.5
+
+
+def of_loss(seen: Seen) -> TokenRecord | None:
+    """A record as the loss knows it; None where nobody knows both log-probs, as of a completion that a gate left out.
+
+    The divergence is the size of the first term's own value: clipped where the recipe clips, and |value| of a sampled
+    term, which has a sign. Tokens that nobody scored count nowhere; entropies are NaN where the loss had none.
+    """
+    known = np.isfinite(seen.student_logp) & np.isfinite(seen.teacher_logp) & np.isfinite(seen.divergence)
+    if not known.any():
+        return None
+    student, teacher, size = (
+        np.where(known, x, 0.0) for x in (seen.student_logp, seen.teacher_logp, np.abs(seen.divergence))
+    )
+    weight = np.where(known, np.abs(seen.weight), 0.0)
+    return TokenRecord(
+        seen.problem, seen.text, student, teacher, seen.student_entropy, seen.teacher_entropy, size, weight,
+        seen.verdict,
+    )  # fmt: skip
 
 
 def columns(
@@ -63,7 +83,7 @@ def columns(
 def _answers(records: Sequence[TokenRecord]) -> dict[str, float]:
     """At the tokens where the answer stands."""
     used = [r for r in records if r.verdict is not None and r.verdict.status in ("correct", "wrong")]
-    at = [answer_positions(r) for r in used]
+    at = [counted_answer(r) for r in used]
     d = [r.difference[places] for r, places in zip(used, at, strict=True)]
     against = [float((x * (1 if r.correct else -1) < 0).sum()) for r, x in zip(used, d, strict=True)]
     out = {"answer_noise": _ratio(used, against, [float(len(x)) for x in d])}
@@ -75,7 +95,8 @@ def _answers(records: Sequence[TokenRecord]) -> dict[str, float]:
 
 
 def _first(records: Sequence[TokenRecord]) -> list[TokenRecord]:
-    some, tokens = [], 0
+    some: list[TokenRecord] = []
+    tokens = 0
     for record in records:
         tokens += len(record)
         if some and tokens > MOST:
@@ -127,7 +148,7 @@ class SignalWatch:
             "check that the teacher is right"
             if noise >= COIN
             else "",
-            "style": f"{style:.2f} of the divergence lies on style and format: compare with a wrong hint (report --probe)"
+            "style": f"{style:.2f} of the divergence is on style and format: compare with wrong hints (report --probe)"
             if style > MOSTLY
             else "",
         }

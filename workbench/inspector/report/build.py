@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from workbench.inspector.columns import of_loss
 from workbench.inspector.report import outputs, predicted, signal, variety
-from workbench.inspector.report.collect import Recorded, collect, token_record
+from workbench.inspector.report.collect import Recorded, collect
 from workbench.inspector.report.section import Plot, Report, Row, Section, common, unknown
 from workbench.inspector.report.signal import Evidence
 from workbench.inspector.report.verdict import report
@@ -63,7 +64,8 @@ def _mode(thinking: bool | None) -> str:
 
 def _signal(run: Recorded) -> list[Section]:
     """Sections from the token records that training wrote."""
-    seen = [s for s in run.seen if len(s) and s.author == "student"]
+    pairs = [(s, r) for s in run.seen() if (r := of_loss(s)) is not None]
+    seen, records = [s for s, _ in pairs], [r for _, r in pairs]
     if not seen:
         names = {
             "divergence_by_class": "On what kind of token does the divergence lie?",
@@ -73,11 +75,11 @@ def _signal(run: Recorded) -> list[Section]:
             "marker_pressure": "Does the teacher press on second thoughts?",
             "first_error": "Does the divergence rise where the student first errs?",
         }
-        return [unknown(name, title, run.why_unseen) for name, title in names.items()]
+        why = "no token records with both roles' log-probs lie in the run"
+        return [unknown(name, title, why) for name, title in names.items()]
     steps = sorted({s.step for s in seen})
     problems = len({s.problem for s in seen})
     basis = f"{len(seen)} rollouts of {problems} problems, as the loss saw them in steps {steps[0]} to {steps[-1]}"
-    records = [token_record(s) for s in seen]
     return signal.sections(Evidence(records, "recorded", f"{basis}; one training run", run.hidden, run.questions))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 from verifiers import Verdict
 from workbench.config import RunConfig
 from workbench.config_files import build, read_layer
-from workbench.errors import UsageError, WorkbenchError
-from workbench.inspector.diagnostics import TokenRecord
+from workbench.errors import InputError, UsageError, WorkbenchError
 from workbench.inspector.seen import Seen
-from workbench.parts.contexts import privileged
+from workbench.inspector.token_records import RunTokens, load_run, read
+from workbench.parts.contexts import shown_to_teacher
 from workbench.planning import Plan, plan
 from workbench.recipe import Recipe
 from workbench.records import Problem
 from workbench.train.evaluate import ArmResult, Evaluation
 from workbench.train.run_directory import list_runs, read_jsonl, view
+
+MOST_STEPS = 64
+"""Steps whose tokens are read: enough for every interval, and a long run stays readable."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,8 @@ class Recorded:
     metrics: tuple[Mapping[str, Any], ...]
     rollouts: tuple[Mapping[str, Any], ...]
     evaluations: Mapping[str, Evaluation]
-    seen: tuple[Seen, ...] = ()
-    """The token records that training wrote."""
-    why_unseen: str = "the run wrote no token records"
+    tokens: RunTokens
+    """The token records that training wrote, listed; `seen` reads them."""
 
     @property
     def name(self) -> str:
@@ -59,13 +62,22 @@ class Recorded:
     @property
     def hidden(self) -> dict[str, str]:
         """Problem -> what the teacher alone was shown of it."""
-        return {} if self.recipe is None else shown_to_teacher(self.recipe, self.problems)
+        return {} if self.recipe is None else shown_to_teacher(self.recipe.teacher, self.problems)
 
     @property
     def questions(self) -> dict[str, str]:
         """Problem -> its question: from the problems, or from the rollouts that quote it."""
         quoted = {str(r["problem"]): str(r.get("question", "")) for r in self.rollouts if "problem" in r}
         return quoted | {key: p.question for key, p in self.problems.items()}
+
+    def seen(self) -> list[Seen]:
+        """The student's rollouts as the loss saw them, of up to 64 steps spread evenly; what is torn is left out."""
+        paths = list(dict.fromkeys(one.path for one in self.tokens.listed))
+        found: list[Seen] = []
+        for path in _spread(paths, MOST_STEPS):
+            with contextlib.suppress(InputError):
+                found += [one for one in read(path) if one.author == "student"]
+        return found
 
     def arm(self, name: str) -> ArmResult | None:
         """An evaluated arm by its name: before, prompt only, teacher's view, teacher, after."""
@@ -89,10 +101,12 @@ def collect(path: Path) -> Recorded:
     if planned is not None and seen.run.get("data_sha256") not in (None, planned.problems.sha256):
         planned, why = None, "its problems are not what they were when it ran"
     rows = {str(row["when"]): row for row in read_jsonl(path / "evaluations.jsonl") if "when" in row}
+    tokens = load_run(path)
     return Recorded(
         path, seen.state, seen.step, seen.run, config, planned, why,
         tuple(read_jsonl(path / "metrics.jsonl")), tuple(read_jsonl(path / "rollouts.jsonl")),
         {when: Evaluation.from_row(row) for when, row in rows.items()},
+        tokens,
     )  # fmt: skip
 
 
@@ -101,39 +115,13 @@ def stored_config(path: Path) -> RunConfig:
     return build(read_layer(path / "run.json"))
 
 
-def shown_to_teacher(recipe: Recipe, problems: Mapping[str, Problem]) -> dict[str, str]:
-    """Problem -> the privileged text of the recipe's teacher, its fields joined; problems without any left out."""
-    if recipe.teacher is None:
-        return {}
-    paths = sorted(privileged(recipe.teacher))
-    texts = {
-        key: "\n".join(filter(None, (field_of(problem, path) for path in paths))) for key, problem in problems.items()
-    }
-    return {key: text for key, text in texts.items() if text}
-
-
-def field_of(problem: Problem, path: str) -> str:
-    """A field of a problem, dotted through `other`; empty where it is absent."""
-    found: object = problem
-    for step in path.split("."):
-        found = None if found is None else getattr(found, step, None)
-    return found if isinstance(found, str) else ""
-
-
-def token_record(seen: Seen) -> TokenRecord:
-    """What the measures read of a record: the full divergence of the run's headline, and which tokens counted.
-
-    The first term's own value serves where it is a full divergence; a clipped or sampled one can be negative, and then
-    the forward KL stands for it.
-    """
-    own = seen.divergence
-    values = own if len(seen.terms) and bool((own >= 0).all()) else seen.forward_kl
-    return TokenRecord(
-        seen.problem, seen.text, seen.student_logp, seen.teacher_logp, seen.student_entropy, seen.teacher_entropy,
-        values, seen.weight, seen.verdict,
-    )  # fmt: skip
-
-
 def verdict_of(row: Mapping[str, Any]) -> Verdict:
     """The verdict of a line of rollouts.jsonl."""
     return Verdict(row["status"], row.get("extracted"), row.get("reason") or "")
+
+
+def _spread(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many, from the first to the last."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]

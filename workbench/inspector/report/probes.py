@@ -16,12 +16,12 @@ from workbench.engine.engine import Engine, never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
 from workbench.inspector.report import hints, signal, thinking, variety
-from workbench.inspector.report.collect import shown_to_teacher
 from workbench.inspector.report.scoring import records_of
 from workbench.inspector.report.section import Plot, Row, Section, percent, shown, unknown
 from workbench.inspector.report.sweep import budgets
 from workbench.inspector.report.thinking import Steps
 from workbench.inspector.report.variety import Pool
+from workbench.parts.contexts import shown_to_teacher
 from workbench.planning import Plan
 from workbench.records import Judged, Problem, Request, Sampling
 from workbench.train.evaluate import Verifier, verify_with
@@ -159,7 +159,7 @@ class Probe:
             self.before.records,
             "probed",
             f"{self.basis}; the untrained student and the run's first teacher; {self.asked.hints} wrong hints a kind",
-            shown_to_teacher(recipe, problems),
+            shown_to_teacher(recipe.teacher, problems),
             {key: p.question for key, p in problems.items()},
             {hint.name: hints.scored(engine, recipe, groups, hint) for hint in kinds},
         )

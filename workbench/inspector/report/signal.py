@@ -21,7 +21,7 @@ from workbench.inspector.diagnostics import (
     marker_pressure,
     noise_rate,
 )
-from workbench.inspector.diagnostics.answers import answer_positions
+from workbench.inspector.diagnostics.answers import counted_answer
 from workbench.inspector.diagnostics.mistakes import first_error
 from workbench.inspector.diagnostics.record import Floats, by_problem
 from workbench.inspector.report.section import Plot, Row, Section, Source, percent, shown
@@ -307,7 +307,7 @@ def _knowing(record: TokenRecord, wrong: Floats) -> float | None:
 
 
 def _signed(record: TokenRecord, values: Floats) -> Floats | None:
-    at = answer_positions(record)
+    at = counted_answer(record)
     if record.verdict is None or record.verdict.status not in ("correct", "wrong") or not len(at):
         return None
     return values[at] * (1 if record.correct else -1)
