@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.inspector.columns import of_loss
+from workbench.inspector.page import static
 from workbench.inspector.report import outputs, predicted, signal, variety
 from workbench.inspector.report.collect import Recorded, collect
 from workbench.inspector.report.section import Plot, Report, Row, Section, common, unknown
@@ -125,5 +126,26 @@ def _clear(row: Row) -> bool:
 
 
 def telling(run: Recorded) -> list[tuple[str, str]]:
-    """(title, document) of the three rollouts that say most: none without token records."""
-    return []
+    """(title, document) of up to three rollouts that say most, as the token view shows them; none without records.
+
+    Where the divergence is largest a token; where the signal contradicts the verdict most at the answer; where it
+    agrees most. Rollouts whose alternatives were recorded are taken first.
+    """
+    pairs = [(s, r) for s in run.seen() if (r := of_loss(s)) is not None]
+    shown = [pair for pair in pairs if pair[0].tops is not None] or pairs
+    if not shown:
+        return []
+    signed = [(value, s) for s, r in shown if (value := signal.at_answer(r)) is not None]
+    largest = max(shown, key=lambda pair: float(pair[1].share_of_loss.mean()))[0]
+    chosen = {"the largest divergence a token": largest}
+    if signed:
+        worst, best = min(signed, key=lambda x: x[0])[1], max(signed, key=lambda x: x[0])[1]
+        chosen |= {"the signal contradicts the verdict most": worst, "the signal agrees with the verdict most": best}
+    names: dict[int, list[str]] = {}
+    for why, one in chosen.items():
+        names.setdefault(id(one), []).append(why)
+    records = {id(one): one for one in chosen.values()}
+    return [
+        (f"Rollout {records[key].rollout or records[key].problem}: {' and '.join(whys)}", static.page(records[key]))
+        for key, whys in names.items()
+    ]

@@ -1,18 +1,18 @@
-"""A report as one HTML file: no network, no script of its own, foreign text inert, light and dark alike."""
+"""A report as one HTML file: no network, no script but its rollouts' own, foreign text inert, light and dark alike."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
-from html import escape
+from html import escape, unescape
 
 from workbench.inspector.report.plain import cell_text
 from workbench.inspector.report.plots import picture
 from workbench.inspector.report.section import Report, Section, as_json
 from workbench.inspector.report.verdict import as_text
 from workbench.text import printable
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What the page may load: nothing. Whatever got into a text could not run or call home."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #ffffff; --box: #f6f8fa;
@@ -37,7 +37,7 @@ svg text { fill: var(--ink); } .axis { stroke: var(--soft); } .grid { stroke: va
 .s2 { stroke: var(--c); stroke-dasharray: 2 2; }
 .m0 { fill: var(--a); } .m1 { fill: var(--b); } .m2 { fill: var(--c); }
 pre { white-space: pre-wrap; background: var(--box); padding: .8rem; font-size: .85rem; }
-iframe { width: 100%; height: 30rem; border: 1px solid var(--line); }
+iframe { width: 100%; height: 40rem; border: 1px solid var(--line); }
 @media print { body { max-width: none; } .wide { overflow: visible; } }
 """
 
@@ -51,26 +51,45 @@ def page(reports: Sequence[Report], comparison: Section | None = None, rollouts:
         rollouts: (title, HTML document) of rollouts to show; each stands in a frame without rights of its own.
     """
     title = _text("Report of " + " and ".join(r.run for r in reports))
-    parts = [f"<h1>{title}</h1>", _contents(reports, comparison)]
+    parts = [f"<h1>{title}</h1>", _contents(reports, comparison, rollouts)]
     if comparison is not None:
         parts.append(_section(comparison, "compare"))
     for i, report in enumerate(reports):
         parts += _run(report, f"r{i}", several=len(reports) > 1)
-    for name, document in rollouts:
-        parts.append(f"<h2>{_text(name)}</h2>{frame(name, document)}")
+    for i, (name, document) in enumerate(rollouts):
+        parts.append(f'<section><h2 id="rollouts-{i}">{_text(name)}</h2>{frame(name, document)}</section>')
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy([d for _, d in rollouts]))}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}</style></head>"
     )
     return f"{head}<body>{''.join(parts)}</body></html>\n"
 
 
+def policy(documents: Sequence[str]) -> str:
+    """What the page may load: its own style, and the scripts and styles that its frames name by hash; no network.
+
+    A frame inherits the page's policy, so what the page does not allow does not run in it either.
+    """
+    named = {kind: dict.fromkeys(h for d in documents for h in _named(kind, d)) for kind in ("script-src", "style-src")}
+    own = "'sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode("ascii") + "'"
+    scripts = " ".join(named["script-src"]) or "'none'"
+    styles = " ".join([own, *named["style-src"]])
+    return f"default-src 'none'; script-src {scripts}; style-src {styles}; base-uri 'none'; form-action 'none'"
+
+
+def _named(kind: str, document: str) -> list[str]:
+    """The hashes that a document's own policy allows."""
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', document)
+    allowed = re.search(rf"{kind} ([^;]*)", unescape(found[1])) if found else None
+    return re.findall(r"'sha256-[A-Za-z0-9+/=]+'", allowed[1]) if allowed else []
+
+
 def frame(title: str, document: str) -> str:
-    """A document of its own inside the page, without network, origin or access to the page."""
+    """A document of its own inside the page: its script runs without network, origin or access to the page."""
     name, content = escape(printable(title)), escape(document)
-    return f'<iframe sandbox title="{name}" loading="lazy" srcdoc="{content}"></iframe>'
+    return f'<iframe sandbox="allow-scripts" title="{name}" loading="lazy" srcdoc="{content}"></iframe>'
 
 
 def _run(report: Report, key: str, *, several: bool) -> list[str]:
@@ -81,12 +100,13 @@ def _run(report: Report, key: str, *, several: bool) -> list[str]:
     return [*parts, _decisions(report, key)]
 
 
-def _contents(reports: Sequence[Report], comparison: Section | None) -> str:
+def _contents(reports: Sequence[Report], comparison: Section | None, rollouts: Sequence[tuple[str, str]]) -> str:
     items = [("compare-comparison", comparison.title)] if comparison is not None else []
     for i, report in enumerate(reports):
         where = f"{report.run}: " if len(reports) > 1 else ""
         items += [(f"r{i}-{s.name}", where + s.title) for s in report.sections]
         items.append((f"r{i}-decisions", f"{where}What to look at"))
+    items += [(f"rollouts-{i}", name) for i, (name, _) in enumerate(rollouts)]
     links = "".join(f'<li><a href="#{_text(key)}">{_text(name)}</a></li>' for key, name in items)
     return f"<details><summary>Contents</summary><ul>{links}</ul></details>"
 

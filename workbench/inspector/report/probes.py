@@ -15,17 +15,17 @@ from verifiers import Verdict
 from workbench.engine.engine import Engine, never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
-from workbench.inspector.report import hints, signal, thinking, variety
+from workbench.inspector.pieces import pieces
+from workbench.inspector.report import hints, signal, sweep, thinking, variety
 from workbench.inspector.report.scoring import records_of
 from workbench.inspector.report.section import Plot, Row, Section, percent, shown, unknown
-from workbench.inspector.report.sweep import budgets
 from workbench.inspector.report.thinking import Steps
 from workbench.inspector.report.variety import Pool
 from workbench.parts.contexts import shown_to_teacher
 from workbench.planning import Plan
 from workbench.records import Judged, Problem, Request, Sampling
 from workbench.train.evaluate import Verifier, verify_with
-from workbench.train.intervals import bootstrap_share
+from workbench.train.intervals import Scores, bootstrap_share
 
 SEED = -7
 """Of the probes' draws: apart from those of training (0 on), evaluation (-2) and the held-out rollouts (-3)."""
@@ -47,8 +47,13 @@ class Visit:
     """What one model wrote for every problem, and what both roles think of it."""
 
     groups: Sequence[Sequence[Judged]]
+    texts: Sequence[tuple[str, ...]]
+    """Each completion, token by token as text."""
     records: Sequence[TokenRecord]
+    """Empty where no teacher scores."""
     steps: Steps
+    forced: Mapping[int, Scores] = field(default_factory=dict)
+    """Tokens kept -> problem -> whether the gold answer comes when asked for there."""
 
     @property
     def pool(self) -> Pool:
@@ -57,18 +62,14 @@ class Visit:
         return verdicts, {g[0].rollout.problem.id: [j.rollout.text for j in g] for g in self.groups}
 
     def generations(self) -> list[Generation]:
-        """As the budget sweep wants them."""
-        flat = [j for g in self.groups for j in g]
-        # The end token is a token, but no text that a judge should read.
-        return [
-            Generation(
-                r.problem,
-                (*r.text[:-1], "") if j.rollout.stop == "stop" else r.text,
-                j.rollout.stop == "stop",
-                r.student_entropy,
-            )
-            for r, j in zip(self.records, flat, strict=True)
-        ]
+        """As the budget sweep wants them. The end token is a token, but no text that a judge should read."""
+        found = []
+        for i, (j, text) in enumerate(zip((j for g in self.groups for j in g), self.texts, strict=True)):
+            ended = j.rollout.stop == "stop"
+            entropy = self.records[i].student_entropy if self.records else None
+            shown = (*text[:-1], "") if ended else text
+            found.append(Generation(j.rollout.problem.id, shown, ended, entropy))
+        return found
 
 
 @dataclass
@@ -120,7 +121,11 @@ class Probe:
                 drawn[rollout.problem.id].append(Judged(rollout, self.verify(rollout)))
         groups = list(drawn.values())
         records = records_of(engine, recipe, groups) if recipe.teacher is not None else []
-        return Visit(groups, records, thinking.measured(engine, recipe.student, groups))
+        texts = [pieces(engine.tokenizer, j.rollout.tokens) for group in groups for j in group]
+        visit = Visit(groups, texts, records, thinking.measured(engine, recipe.student, groups))
+        by_id = {p.id: p for p in self.problems}
+        asked = sweep.forced(engine, recipe.student, visit.generations(), by_id, self.planned.eval_tokens)
+        return replace(visit, forced=asked)
 
     def beginning(self, engine: Engine) -> None:
         """The untrained student and the run's teacher."""
@@ -240,11 +245,11 @@ class Probe:
 
     def _budgets(self, after: Visit) -> Section:
         assert self.before is not None, "the beginning is visited first"
-        if not self.before.records:
-            return unknown("budgets", "Is it better cut short, or worse when let think?", "it needs scored completions")
-        fork = fork_threshold(np.concatenate([r.student_entropy for r in self.before.records]))
-        pools = {"before": self.before.generations(), "after": after.generations()}
-        return budgets(pools, self._judge, self.planned.eval_tokens, fork, self.basis)
+        known = [r.student_entropy for r in self.before.records]
+        fork = fork_threshold(np.concatenate(known)) if known else None
+        visits = {"before": self.before, "after": after}
+        pools = {name: sweep.Saved(visit.generations(), visit.forced) for name, visit in visits.items()}
+        return sweep.budgets(pools, self._judge, self.planned.eval_tokens, fork, self.basis)
 
     def _judge(self, problem: str, text: str, truncated: bool) -> Verdict:
         rollout = next(

@@ -279,6 +279,12 @@ def hints(e: Evidence) -> Section:
     )
 
 
+def at_answer(record: TokenRecord) -> float | None:
+    """Mean d at answer tokens, its sign turned in wrong completions, nats: above 0 it says what the verdict says."""
+    signed = _signed(record, record.difference)
+    return None if signed is None else float(signed.mean())
+
+
 def _share(record: TokenRecord, kinds: Sequence[TokenClass], name: TokenClass) -> float | None:
     total = record.share_of_loss.sum()
     mask = np.array([kind == name for kind in kinds], dtype=np.bool_)
