@@ -140,10 +140,10 @@ def test_the_headline_follows_what_is_clear_of_noise():
     assert verdict(right | {"alignment": e(-0.2, -0.3, -0.1)})[0] == "cannot be told"
     assert verdict({"noise_rate": e(0.7, 0.6, 0.8)})[0] == "points the wrong way"
     assert verdict({"noise_rate": e(0.2, 0.1, 0.3, n=5)})[0] == "cannot be told", "five problems say nothing"
-    assert verdict({"answer_contrast_other": e(0.5, 0.2, 0.9)})[0] == "teaches"
+    assert verdict({"answer_contrast_another_problem": e(0.5, 0.2, 0.9)})[0] == "teaches"
     style = right | {"style_share": e(0.7, 0.6, 0.8)}
     assert verdict(style)[0] == "is mostly style and format"
-    assert "for it:" in verdict(style)[1]
+    assert "contradicts the verdict" in verdict(style)[1]
     assert verdict({"style_share": e(0.6, 0.4, 0.8)})[0] == "cannot be told"
     assert verdict({}) == (
         "cannot be told",
@@ -203,17 +203,17 @@ def knowing(n=8):
 def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     records = knowing()
     wrong = [np.array([[-0.5, -0.5, -0.5, -1.0]] * 2) for _ in records]  # as stylish, and silent at the answer
-    told = Evidence(records, "probed", "made up", wrong={"another": wrong})
+    told = Evidence(records, "probed", "made up", wrong={"another_problem": wrong})
     keys = {k: v for s in [signal.hints(told), *signal.sections(told)] for k, v in s.key.items()}
-    assert keys["answer_contrast_another"].value == pytest.approx(2.0)
+    assert keys["answer_contrast_another_problem"].value == pytest.approx(2.0)
     assert keys["noise_rate"].value == 0
     assert keys["noise_rate"].high == pytest.approx(0.324, abs=1e-3), "eight problems are no proof of zero"
     assert keys["alignment"].value == pytest.approx(1.0)
     assert verdict(keys)[0] == "teaches"
     stylish = [record(f"p{i}", ["So", " it", " is", " 7"], [2, 2, 2, 0.1], "wrong", "7") for i in range(8)]
-    same = Evidence(stylish, "probed", "made up", wrong={"another": [r.teacher_logp[None] for r in stylish]})
+    same = Evidence(stylish, "probed", "made up", wrong={"another_problem": [r.teacher_logp[None] for r in stylish]})
     keys = {k: v for s in [signal.hints(same), *signal.sections(same)] for k, v in s.key.items()}
-    assert keys["answer_contrast_another"].value == 0
+    assert keys["answer_contrast_another_problem"].value == 0
     assert keys["style_share"].value == pytest.approx(6 / 6.1)
     assert verdict(keys)[0] == "is mostly style and format"
 

@@ -23,7 +23,8 @@ from workbench.records import Case, Context, Judged, Problem
 class Hint:
     """One way to be wrong: the context, and for each draw the problems as it needs them."""
 
-    name: str
+    kind: str
+    """Of `signal.HINTS`."""
     context: Context
     draws: tuple[dict[str, Problem], ...]
 
@@ -40,15 +41,15 @@ def wrong_hints(recipe: Recipe, model: str, problems: Sequence[Problem], draws: 
         return []
     # The run itself pairs with seed 0: a teacher that is shown another problem's text must not meet it again here.
     paired = [{p.id: p for p in pair_with_others(problems, seed)} for seed in range(1, draws + 1)]
-    found = [Hint("another problem's hint", _of_another(teacher), tuple(paired))]
+    found = [Hint("another_problem", _of_another(teacher), tuple(paired))]
     altered = tuple({key: a for key, p in group.items() if (a := _altered(p)) is not None} for group in paired)
     if any(altered) and not any("other." in path for path in teacher.needs):
-        found.append(Hint("the hint with a wrong answer", teacher, altered))
+        found.append(Hint("wrong_answer", teacher, altered))
     if {"solution", "answer"} & privileged(teacher):
         setting = FOR_MODEL.get(model, {}).get("opsd_wrong_answer")
         control = (setting.recipe if setting else ALL["opsd_wrong_answer"]).teacher
         assert control is not None, "the control has a teacher"
-        found.append(Hint("opsd_wrong_answer's hint", control, tuple(paired)))
+        found.append(Hint("opsd_wrong_answer", control, tuple(paired)))
     return found
 
 

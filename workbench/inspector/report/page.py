@@ -29,7 +29,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 dd { margin: 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { white-space: nowrap; }
+td, thead th { white-space: nowrap; } tbody th { font-weight: 500; min-width: 13rem; overflow-wrap: normal; }
 svg { width: 100%; max-width: 45rem; height: auto; margin: .8rem 0; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--ink); } .axis { stroke: var(--soft); } .grid { stroke: var(--line); }
 .reference { stroke: var(--soft); stroke-dasharray: 3 3; }

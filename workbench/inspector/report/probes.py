@@ -166,7 +166,7 @@ class Probe:
             f"{self.basis}; the untrained student and the run's first teacher; {self.asked.hints} wrong hints a kind",
             shown_to_teacher(recipe.teacher, problems),
             {key: p.question for key, p in problems.items()},
-            {hint.name: hints.scored(engine, recipe, groups, hint) for hint in kinds},
+            {hint.kind: hints.scored(engine, recipe, groups, hint) for hint in kinds},
         )
         return [signal.hints(evidence), *signal.sections(evidence)]
 

@@ -33,6 +33,14 @@ MERGED: Mapping[TokenClass, TokenClass] = {
 """Style and format together, because neither says anything about a problem; maths and words are what does."""
 
 
+HINTS: Mapping[str, str] = {
+    "another_problem": "another problem's hint",
+    "wrong_answer": "the hint with a wrong answer",
+    "opsd_wrong_answer": "opsd_wrong_answer's hint",
+}
+"""Kinds of wrong hints, in words."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Completions under both contexts, and what is needed to sort their tokens."""
@@ -44,7 +52,7 @@ class Evidence:
     """Problem -> what the teacher alone was shown."""
     questions: Mapping[str, str] = field(default_factory=dict)
     wrong: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
-    """Kind of wrong hint -> for each record log-probs under K of them, nats, [K, n]; K may be 0."""
+    """Kind of wrong hint (of `HINTS`) -> for each record log-probs under K of them, nats, [K, n]; K may be 0."""
     kinds: tuple[tuple[TokenClass, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -241,7 +249,8 @@ def errors(e: Evidence) -> Section:
 def hints(e: Evidence) -> Section:
     """Right hint against wrong ones, by class of token and at the answer (RLCSD, arXiv:2606.11709)."""
     rows, key, scores, answers, missing = [], {}, {}, [], []
-    for hint, logps in e.wrong.items():
+    for kind, logps in e.wrong.items():
+        hint = HINTS[kind]
         chosen = [i for i, wrong in enumerate(logps) if len(wrong)]
         records = [e.records[i] for i in chosen]
         if not records:
@@ -255,8 +264,8 @@ def hints(e: Evidence) -> Section:
         values = by_problem(records, [_knowing(r, logps[i]) for r, i in zip(records, chosen, strict=True)])
         estimate = bootstrap_mean(values, unit="nat/token")
         rows.append(Row(f"answer tokens, signed, {hint}", {"signed_beyond_wrong": estimate}))
-        key[f"answer_contrast_{hint.replace(' ', '_')}"] = estimate
-        scores[f"answer_contrast_{hint.replace(' ', '_')}"] = values
+        key[f"answer_contrast_{kind}"] = estimate
+        scores[f"answer_contrast_{kind}"] = values
         answers.append(f"against {hint} {shown(estimate, signed=True)}")
     return Section(
         "hint_contrast",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from workbench.inspector.diagnostics import DECISIONS, Decision
 from workbench.inspector.report.section import Report, Section, Triggered, percent, shown
+from workbench.inspector.report.signal import HINTS
 from workbench.train.intervals import Estimate
 
 Keys = Mapping[str, Estimate]
@@ -32,7 +33,7 @@ def verdict(keys: Keys) -> tuple[str, str]:
     good, bad = _evidence(keys)
     style = keys.get("style_share")
     mostly = style is not None and style.clear_of(HALF) and style.value > HALF
-    told = [*(f"for it: {text}" for text in good), *(f"against it: {text}" for text in bad)]
+    told = [*good, *bad] if not (good and bad) else [f"for it: {'; '.join(good)}", f"against it: {'; '.join(bad)}"]
     where = f"{percent(style)} of the divergence lies on style and format" if style is not None and style.n else ""
     if mostly:
         also = f"; {'; '.join(told)}" if told else "; nothing else is clear of noise"
@@ -53,9 +54,8 @@ def _evidence(keys: Keys) -> tuple[list[str], list[str]]:
         ("alignment", 0.0, 1, "right minus wrong completions of a problem"),
     ]
     rules += [
-        (name, 0.0, 1, f"at the answer, right hint beyond {name.removeprefix('answer_contrast_').replace('_', ' ')}")
-        for name in keys
-        if name.startswith("answer_contrast_")
+        (f"answer_contrast_{kind}", 0.0, 1, f"at the answer, signed, the right hint beyond {words}")
+        for kind, words in HINTS.items()
     ]
     good: list[str] = []
     bad: list[str] = []
@@ -63,7 +63,7 @@ def _evidence(keys: Keys) -> tuple[list[str], list[str]]:
         found = keys.get(name)
         if found is not None and found.clear_of(reference):
             side = 1 if found.value > reference else -1
-            (good if side == wanted else bad).append(f"{words} {shown(found)}")
+            (good if side == wanted else bad).append(f"{words} {shown(found)} ({found.n} problems)")
     return good, bad
 
 
