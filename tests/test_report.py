@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import math
 import re
@@ -15,7 +18,7 @@ from tests.smoke import problems as problem_file
 from verifiers import Verdict
 from workbench import opsd, report
 from workbench.errors import UsageError
-from workbench.inspector.diagnostics import DECISIONS, TokenRecord
+from workbench.inspector.diagnostics import CLASSES, DECISIONS, TokenRecord
 from workbench.inspector.diagnostics.mistakes import first_error
 from workbench.inspector.report import build, page, plain, plots, signal, thinking, variety
 from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, shown
@@ -55,6 +58,37 @@ def test_a_run_is_reported_from_what_it_left_behind(runs, capsys):
     }
     for name, section in sections.items():
         assert section["rows"] or section["missing"], f"{name} says neither a number nor why there is none"
+
+
+def test_every_step_says_of_its_signal_what_the_report_reads(runs):
+    rows = [json.loads(line) for line in (runs / "opsd" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        shares = [row[f"divergence_share.{name}"] for name in CLASSES]
+        assert sum(shares) == pytest.approx(1)
+        assert 0 < row["concentration"] <= 1
+        assert row["mention_share"] == 0
+    run = build.collected(runs / "opsd")
+    seen = run.seen()
+    assert len(seen) == 2 * 2 * 2, "every rollout of every step"
+    section = build.report_of(run).section("concentration")
+    assert section.source == "recorded"
+    assert "8 rollouts of" in section.basis
+    assert "as the loss saw them in steps 1 to 2" in section.basis
+
+
+def test_the_telling_rollouts_stand_in_the_page_and_may_run_their_own_script_alone(runs):
+    run = build.collected(runs / "opsd")
+    rollouts = build.telling(run)
+    assert 1 <= len(rollouts) <= 3
+    assert rollouts[0][0].startswith("Rollout 1/") or rollouts[0][0].startswith("Rollout 2/")
+    document = page.page([build.report_of(run)], None, rollouts)
+    own = re.search(r'Security-Policy" content="([^"]*)"', document)[1]
+    allowed = re.findall(r"sha256-[A-Za-z0-9+/=]+", html.unescape(own))
+    inner = [re.search(r'Security-Policy" content="([^"]*)"', d)[1] for _, d in rollouts]
+    assert {h for d in inner for h in re.findall(r"sha256-[A-Za-z0-9+/=]+", html.unescape(d))} < set(allowed)
+    style = document.split("<style>")[1].split("</style>")[0]
+    assert "sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in allowed
 
 
 def test_page_text_and_json_show_the_same_numbers(runs):
@@ -283,7 +317,8 @@ def test_hostile_text_stays_text_on_every_way_out():
         "circle", "rect", "polygon", "g", "iframe",
     }  # fmt: skip
     assert "<img" not in document
-    assert 'sandbox title="' in document
+    assert '<iframe sandbox="allow-scripts" title="' in document, "scripts at most, and no origin"
+    assert "script-src 'none'" in html.unescape(document)
     for way in (document, plain.text(made), plain.markdown(made), as_json(made.as_dict())):
         assert "\x1b" not in way
         assert "\u202e" not in way

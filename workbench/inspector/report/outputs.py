@@ -6,13 +6,17 @@ import statistics
 from collections.abc import Sequence
 
 from workbench.inspector.diagnostics import leakage
+from workbench.inspector.diagnostics.classes import runs
 from workbench.inspector.diagnostics.leakage import mentioning
 from workbench.inspector.report.collect import Recorded
-from workbench.inspector.report.section import Plot, Row, Section, common, percent, shown, unknown
+from workbench.inspector.report.section import Cell, Plot, Row, Section, common, percent, shown, unknown
 from workbench.problems import pair_with_others
 from workbench.records import Problem
 from workbench.train.evaluate import ArmResult, Evaluation
-from workbench.train.intervals import Estimate, bootstrap_ratio, bootstrap_share, paired_bootstrap
+from workbench.train.intervals import Estimate, Scores, bootstrap_ratio, bootstrap_share, paired_bootstrap
+
+RUN = 4
+"""Words in a row that count as quoting."""
 
 
 def sections(run: Recorded) -> list[Section]:
@@ -111,41 +115,50 @@ def leaks(run: Recorded) -> Section:
     outputs |= {"training rollouts": trained} if trained else {}
     if not outputs:
         return unknown("leakage", title, "no completion was recorded")
-    others, rows, key, scores = _unrelated(run), [], {}, {}
+    questions, long = run.questions, _long_enough(run)
+    others = _unrelated(run)
+    rows: list[Row] = []
+    key: dict[str, Estimate] = {}
     for name, texts in outputs.items():
-        known = {k: v for k, v in texts.items() if k in run.hidden and k in others}
-        found = leakage(
-            known or texts,
-            {k: run.hidden[k] for k in known} if known else None,
-            {k: others[k] for k in known} if known else None,
-            questions=run.questions,
-        )
-        rows.append(Row(name, {"mentions_per_1000": found.phrases, "overlap_beyond_chance": found.overlap}))
-        key[f"mentions_{name.replace(' ', '_')}"] = found.phrases
-        if found.overlap is not None:
-            key[f"overlap_{name.replace(' ', '_')}"] = found.overlap
-    last = rows[-1] if "after" not in outputs else next(r for r in rows if r.label == "after")
-    before, after = outputs.get("before"), outputs.get("after")
-    if before and after:
-        old, new = (mentioning(texts, run.questions) for texts in (before, after))
-        key["mentions_change"] = paired_bootstrap(*common(old, new))
+        phrases = leakage(texts, questions=questions).phrases
+        known = {k: v for k, v in texts.items() if k in long and k in others}
+        cells: dict[str, Cell] = {"mentions_per_1000": phrases}
+        if known:
+            pair = {k: long[k] for k in known}, {k: others[k] for k in known}
+            cells["overlap_beyond_chance"] = leakage(known, *pair, questions=questions).overlap
+        rows.append(Row(name, cells))
+        key[f"mentions_{name.replace(' ', '_')}"] = phrases
+    last = next((r for r in rows if r.label == "after"), rows[-1])
+    answer = f"{last.label}: {shown(last.cells['mentions_per_1000'])} speak of an unseen text"
+    if "overlap_beyond_chance" in last.cells:
+        overlap = shown(last.cells["overlap_beyond_chance"], signed=True)
+        answer += f"; overlap with the privileged text beyond an unrelated one {overlap}"
+    scores: dict[str, Scores] = {}
+    if "before" in outputs and "after" in outputs:
+        old, scores["mentions"] = (mentioning(outputs[when], questions) for when in ("before", "after"))
+        key["mentions_change"] = paired_bootstrap(*common(old, scores["mentions"]))
         rows.append(Row("after - before, paired", {"change_in_share_of_outputs": key["mentions_change"]}))
-        scores["mentions"] = new
+    why = "it is not known" if not run.hidden else f"no run of {RUN} words stands in it that the question lacks"
     return Section(
         "leakage",
         title,
-        f"{last.label}: {shown(last.cells['mentions_per_1000'])} speak of an unseen text; overlap with the privileged "
-        f"text beyond an unrelated one {shown(last.cells['overlap_beyond_chance'], signed=True)}",
+        answer,
         "recorded",
         ", ".join(f"{name} {sum(map(len, texts.values()))}" for name, texts in outputs.items()) + " outputs",
         tuple(rows),
         None,
         key,
         scores,
-        () if run.hidden else ("overlap with the privileged text: it is not known",),
+        () if long else (f"overlap with the privileged text: {why}",),
         "The phrases are a reconstruction. Four words in a row of a short solution are often its answer, which a "
         "student that learnt may write without having seen it.",
     )
+
+
+def _long_enough(run: Recorded) -> dict[str, str]:
+    """Problem -> its privileged text, where that has a run of words of its own that an output could repeat."""
+    asked = run.questions
+    return {k: text for k, text in run.hidden.items() if runs(text, RUN) - runs(asked.get(k, ""), RUN)}
 
 
 def _texts(arm: ArmResult | None) -> dict[str, list[str]]:
