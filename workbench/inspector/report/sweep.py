@@ -35,7 +35,7 @@ def forced(
 ) -> dict[int, Scores]:
     """Cut the first generation of each problem at every budget and ask for the answer there (early exit)."""
     first = {g.problem: g for g in reversed(generations) if problems[g.problem].answer}
-    found = {}
+    found: dict[int, Scores] = {}
     for size in sizes_of(longest):
         chains = [Chain(problems[key], "".join(g.text[:size])) for key, g in first.items()]
         chances = answer_chances(engine, context, chains)
