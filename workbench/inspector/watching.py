@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,12 @@ class Recording:
         self._shown: frozenset[int] = frozenset()
 
     def begin(self, opening: Opening) -> None:
-        """Choose who is shown."""
+        """Choose who is shown: by the same rule once more among those that teach, for the others were not scored."""
         self._opening = opening
         everybody = [judged for group in opening.groups for judged in group]
-        self._shown = frozenset(id(judged) for judged in self.shows(everybody, opening.step))
+        kept = [one.judged for one in opening.kept]
+        chosen = (*self.shows(everybody, opening.step), *self.shows(kept, opening.step))
+        self._shown = frozenset(id(judged) for judged in chosen)
 
     def look(self, signal: Signal) -> object:
         """id(entry) -> Numbers, for the shown; {} where that failed."""
@@ -124,9 +127,11 @@ def of_loss(recipe: Recipe, signal: Signal, one: Entry, rows: slice) -> Numbers:
 
     read = Numbers.unknown(rows.stop - rows.start, len(clippable(recipe)))
     names = ("student_logp", "teacher_logp", "student_entropy", "teacher_entropy")
-    columns = {name: x for name in names if (x := some(getattr(signal.stats, name))) is not None}
+    columns: dict[str, Any] = {name: x for name in names if (x := some(getattr(signal.stats, name))) is not None}
+    dropped = np.isnan(columns["student_logp"])
+    if one.reading is not None:  # tokens that a plan left out are not in the loss, but in its first reading
+        columns |= {name: x.numpy() for name in names if (x := getattr(one.reading, name)) is not None}
     if one.reading is None or one.reading.temperature is None:
-        dropped = np.isnan(columns["student_logp"])
         for k, term in enumerate(recipe.terms):
             for name, divergence in KNOWN:
                 if term == Distill(

@@ -142,7 +142,8 @@ def document(seen: Seen) -> dict[str, Any]:
     value = value_dict(seen)
     if seen.tops is None:
         return {"value": value, "pieces": {}, "tops": None, "rest": None}
-    tops, rest, pieces = [], [], {}
+    tops, rest = [], []
+    pieces: dict[str, str] = {}
     for row in range(len(seen)):
         listed = seen.alternatives(row)
         pieces |= {str(a.token): a.text for a in listed}
