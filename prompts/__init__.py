@@ -1,4 +1,4 @@
-r"""Every text a model is shown, one file each: `student/`, `teacher/`, `system/`.
+r"""Every text a model is shown, one file each: `student/`, `teacher/`, `system/`, `probe/`.
 
 The first line of a file names the text's source (paper, appendix, table) and is never shown; the rest is the
 body. `{name}` in a body is replaced by exact name, so a literal `\boxed{}` stays as it is. Values go in
@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["PromptError", "Template", "load", "names"]
 
 _FOLDER = Path(__file__).parent
-_ROLES = ("student", "teacher", "system")
+_ROLES = ("student", "teacher", "system", "probe")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 

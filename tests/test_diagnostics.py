@@ -17,6 +17,7 @@ from workbench.inspector.diagnostics.alignment import correctness_alignment, hea
 from workbench.inspector.diagnostics.answers import (
     answer_positions,
     auroc,
+    counted_answer,
     gate_open,
     noise_rate,
     open_probability,
@@ -239,6 +240,12 @@ def test_a_sign_against_the_verdict_is_noise():
     found = noise_rate([right, wrong, unsaid, record(text, [-1] * 6, problem="d")])
     assert (found.rate.value, found.silent.value, found.tokens) == (0.5, 0.25, 4)
     assert noise_rate([right]).rate.value == 0.5
+    unseen = record(
+        text, [-1, -1, 0, 0.5, -0.5, 0], problem="a", status="correct", extracted="12", weight=[1] * 4 + [0, 1]
+    )
+    assert (noise_rate([unseen]).rate.value, noise_rate([unseen]).tokens) == (0, 1), (
+        "what the loss leaves out is no signal"
+    )
 
 
 @given(some_records())
@@ -249,7 +256,7 @@ def test_turning_every_sign_turns_the_noise(records):
     one, two = noise_rate(records), noise_rate(turned)
     if one.tokens:
         d = np.concatenate(
-            [r.difference[answer_positions(r)] for r in records if r.verdict.status in ("correct", "wrong")]
+            [r.difference[counted_answer(r)] for r in records if r.verdict.status in ("correct", "wrong")]
         )
         if (d != 0).all():
             assert one.rate.value + two.rate.value == pytest.approx(1)

@@ -50,6 +50,14 @@ def test_reshaping_of_the_source():
 # Leakage
 
 
+def test_a_contrast_never_turns_a_verdict():
+    far = np.array([1.0])  # saturated: r is .5 on e's side
+    pairs = [(0.3, -0.5, 0.0), (0.3, 0.5, 0.8), (-0.75, 0.5, -0.25), (-0.3, 0.5, 0.0), (0.0, 0.5, 0.0)]
+    for advantage, r, wanted in pairs:
+        assert Reshaping().signal(np.sign(r) * far) == pytest.approx([r], abs=EXACT)
+        assert Reshaping().reshaped(advantage, np.sign(r) * far) == pytest.approx([wanted], abs=EXACT)
+
+
 def test_floor_of_the_source():
     rows = np.array([[0.9, 0.1], [0.2, 0.8]])
     forward = best_without_context(rows)

@@ -41,7 +41,9 @@ def test_each_text_has_a_source_that_no_model_sees(name):
     assert template.body == rest.removesuffix("\n")
     assert template.source not in template.body
     assert template.body == template.body.strip()
-    assert {"problem", "prompt"} & set(template.placeholders) or name.startswith(("teacher/opsdc_", "system/"))
+    assert {"problem", "prompt"} & set(template.placeholders) or name.startswith(
+        ("teacher/opsdc_", "system/", "probe/")
+    )
 
 
 def test_a_literal_boxed_is_no_placeholder():

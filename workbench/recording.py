@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from workbench.inspector.columns import SignalWatch, columns, of_loss
 from workbench.inspector.token_records import TokenFiles
 from workbench.inspector.watching import Recording
+from workbench.parts.contexts import shown_to_teacher
 from workbench.recipe import Recipe
 from workbench.records import Judged
 from workbench.train import snapshot
@@ -39,7 +41,7 @@ class Recorder:
             state,
             tracking,
         )
-        self.alarms, self.saturation = Alarms(), Saturation(recipe)
+        self.alarms, self.saturation, self.signal = Alarms(), Saturation(recipe), SignalWatch()
         self.tokens = TokenFiles(directory.path, reporter.note)
         state.watch = Recording(directory.path.name, shown, reporter.note)
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
@@ -52,7 +54,8 @@ class Recorder:
         """Write the step, show it, and say once what should make a person look."""
         self._write_tokens(report, seconds)
         figures, saturated = self.saturation.observe(report.judged)
-        row = report.metrics() | figures | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        signal, taught = self._signal(report, seconds)
+        row = report.metrics() | figures | signal | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
         self.directory.metrics.append(row)
         for judged in report.judged:
             self.directory.rollouts.append(rollout_row(report, judged))
@@ -61,7 +64,7 @@ class Recorder:
         for judged in shown(report.judged, report.step):
             self.reporter.rollout(judged, self._texts.get(judged.rollout.problem.id, ()))
         self._texts |= texts(report.judged)
-        for text in (*notes, *self.alarms.observe(row), *saturated):
+        for text in (*notes, *self.alarms.observe(row), *saturated, *taught):
             self.reporter.note(text)
         self.directory.status("training", report.step)
 
@@ -70,6 +73,16 @@ class Recorder:
         if report.seen:
             self.tokens.write(report.step, report.seen)
         seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
+
+    def _signal(self, report: StepReport, seconds: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+        """Columns about the signal, and what they should make a person look at."""
+        start = time.perf_counter()
+        records = [r for seen in report.seen if seen.author == "student" and (r := of_loss(seen)) is not None]
+        problems = {j.rollout.problem.id: j.rollout.problem for j in report.judged}
+        hidden = shown_to_teacher(self.recipe.teacher, problems)
+        found = columns(records, hidden, {key: p.question for key, p in problems.items()})
+        seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
+        return found, self.signal.observe(found)
 
     def _line(self, report: StepReport, seconds: dict[str, float]) -> StepLine:
         row = report.metrics()
@@ -105,6 +118,7 @@ class Recorder:
             "offsets": self.directory.offsets(),
             "alarms": self.alarms.state_dict(),
             "saturation": self.saturation.state_dict(),
+            "signal": self.signal.state_dict(),
             **self.state.remembered(),
         }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
@@ -118,6 +132,7 @@ class Recorder:
         """Go on from a checkpoint: alarms already said stay said, and time counts from here."""
         self.alarms = Alarms(saved.state["alarms"])
         self.saturation = Saturation(self.recipe, saved.state.get("saturation"))
+        self.signal = SignalWatch(saved.state.get("signal"))
         self._started, self._first = time.monotonic(), saved.step
         self.tokens.drop_after(saved.step)
 

@@ -8,6 +8,7 @@ any context does (arXiv:2609.20612, 2608.18271, 2608.09228).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import prompts
@@ -280,6 +281,13 @@ def required(context: Context) -> frozenset[str]:
 def privileged(context: Context) -> frozenset[str]:
     """The privileged fields that `context` shows; empty for everything a student may see."""
     return frozenset(path for path in context.needs if path.rpartition(".")[2] in PRIVILEGED)
+
+
+def shown_to_teacher(teacher: Context | None, problems: Mapping[str, Problem]) -> dict[str, str]:
+    """Problem -> every privileged text that the context shows of it, joined; problems without any are left out."""
+    paths = sorted(privileged(teacher)) if teacher is not None else []
+    found = {key: [_look_up(problem, path) or "" for path in paths] for key, problem in problems.items()}
+    return {key: "\n".join(filter(None, texts)) for key, texts in found.items() if any(texts)}
 
 
 def _look_up(problem: Problem, path: str) -> str | None:

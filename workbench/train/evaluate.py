@@ -104,14 +104,15 @@ class ArmResult:
     @property
     def scores(self) -> Scores:
         """Problem id -> 1, 0 or None a rollout."""
-        return self._by_problem(lambda a: a.score)
+        return self.by_problem(lambda a: a.score)
 
     @property
     def tokens(self) -> Scores:
         """Problem id -> completion tokens a rollout, end token included."""
-        return self._by_problem(lambda a: float(a.tokens))
+        return self.by_problem(lambda a: float(a.tokens))
 
-    def _by_problem(self, value: Callable[[Answer], float | None]) -> dict[str, list[float | None]]:
+    def by_problem(self, value: Callable[[Answer], float | None]) -> dict[str, list[float | None]]:
+        """Problem id -> any number of each answer."""
         out: dict[str, list[float | None]] = {}
         for answer in self.answers:
             out.setdefault(answer.problem, []).append(value(answer))

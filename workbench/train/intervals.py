@@ -209,7 +209,7 @@ class Arm:
             correct=correct,
             judged=len(flat),
             total=len(status),
-            accuracy=wilson(correct, len(flat)) if single else _mean_score(scores, seed, draws),
+            accuracy=wilson(correct, len(flat)) if single else bootstrap_share(scores, seed=seed, draws=draws),
             tokens=bootstrap_mean(tokens, seed=seed, draws=draws, unit="tokens"),
             truncated=status.count("truncated"),
             no_answer=status.count("no_answer"),
@@ -217,10 +217,18 @@ class Arm:
         )
 
 
-def _mean_score(scores: Scores, seed: int, draws: int) -> Estimate:
-    """Problems resampled; where all agree resampling sees no chance, and Wilson over problems says what there is."""
-    found, means = bootstrap_mean(scores, seed=seed, draws=draws), set(problem_means(scores).values())
-    return wilson(round(found.value * found.n), found.n) if means in ({0.0}, {1.0}) else found
+def bootstrap_share(scores: Scores, *, seed: int = 0, draws: int = DRAWS) -> Estimate:
+    """`bootstrap_mean` of numbers from 0 to 1: where all are 0, or all 1, Wilson over problems.
+
+    Resampling problems that agree sees no chance, and [0, 0] would claim to know.
+    """
+    return unanimous(bootstrap_mean(scores, seed=seed, draws=draws))
+
+
+def unanimous(share: Estimate) -> Estimate:
+    """A resampled share as it is; at 0 or 1 without any spread Wilson's interval over its problems."""
+    agreed = share.n > 0 and share.value in (0.0, 1.0) and (share.n == 1 or not share.low < share.high)
+    return wilson(round(share.value * share.n), share.n) if agreed else share
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def marker_pressure(records: Sequence[TokenRecord], *, seed: int = 0) -> Pressur
     entropies = [r.teacher_entropy - r.student_entropy for r in records]
 
     def mean(arrays: Sequence[NDArray[np.float64]], masks: Sequence[NDArray[np.bool_]], unit: str) -> Estimate:
-        values = [mean_of(array[mask]) for array, mask in zip(arrays, masks, strict=True)]
+        values = [mean_of(array[mask & ~np.isnan(array)]) for array, mask in zip(arrays, masks, strict=True)]
         return bootstrap_mean(by_problem(records, values), seed=seed, unit=unit)
 
     ratios = [r.difference for r in records]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.errors import UsageError
-from workbench.inspector.diagnostics.classes import share
+from workbench.inspector.diagnostics.classes import proportion
 from workbench.inspector.diagnostics.record import TokenRecord, by_problem, touching
-from workbench.train.intervals import Estimate, bootstrap_mean
+from workbench.train.intervals import Estimate, bootstrap_share
 
 SILENT = 1e-4
 """Nats below which a token says nothing (OPSA: 51.7 % of all tokens)."""
@@ -30,6 +30,12 @@ def answer_positions(record: TokenRecord) -> NDArray[np.int64]:
     return touching(record.text, start, start + len(answer or "")) if start >= 0 else np.array([], dtype=np.int64)
 
 
+def counted_answer(record: TokenRecord) -> NDArray[np.int64]:
+    """Those of `answer_positions` that the loss sees: elsewhere there is no signal."""
+    at = answer_positions(record)
+    return at[record.counted[at]]
+
+
 @dataclass(frozen=True)
 class Noise:
     """How often the signal has the wrong sign where it can be checked."""
@@ -44,17 +50,17 @@ class Noise:
 def noise_rate(records: Sequence[TokenRecord], *, seed: int = 0) -> Noise:
     """Share of answer tokens with d_t < 0 in right completions or d_t > 0 in wrong ones; d_t = log p_T - log p_S.
 
-    Only records whose verdict is `correct` or `wrong` and whose answer is found in the text count. Ratio of means
-    over problems, resampled by problem; d_t of exactly 0 stays in the denominator.
+    Only counted tokens of records whose verdict is `correct` or `wrong` and whose answer is found in the text count.
+    Ratio of means over problems, resampled by problem; d_t of exactly 0 stays in the denominator.
     Source: OPSA (arXiv:2608.31046), its noise diagnostic: 30.6 % with a 4B teacher, 50.6 % with the largest.
     """
     used = [r for r in records if r.verdict is not None and r.verdict.status in ("correct", "wrong")]
-    places = [answer_positions(r) for r in used]
+    places = [counted_answer(r) for r in used]
     signed = [r.difference[at] * (1 if r.correct else -1) for r, at in zip(used, places, strict=True)]
     total = by_problem(used, [float(len(d)) for d in signed])
     against = by_problem(used, [float((d < 0).sum()) for d in signed])
     silent = by_problem(used, [float((np.abs(d) < SILENT).sum()) for d in signed])
-    return Noise(share(against, total, seed), share(silent, total, seed), sum(map(len, signed)))
+    return Noise(proportion(against, total, seed), proportion(silent, total, seed), sum(map(len, signed)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def reliability(
         (c, s == 1.0) for key in confidence or () for c, s in zip((confidence or {})[key], probes[key], strict=True)
     ]
     return Reliability(
-        bootstrap_mean(probes, seed=seed),
+        bootstrap_share(probes, seed=seed),
         {key: gate_open(sum(s == 1.0 for s in scores), len(scores), threshold) for key, scores in probes.items()},
         auroc([c for c, _ in pairs], [right for _, right in pairs]),
     )

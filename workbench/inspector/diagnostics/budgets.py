@@ -13,7 +13,7 @@ from workbench.errors import UsageError
 from workbench.inspector.diagnostics.alignment import markers
 from workbench.inspector.diagnostics.classes import share
 from workbench.inspector.diagnostics.record import Floats
-from workbench.train.intervals import Estimate, bootstrap_mean, problem_means
+from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share, problem_means
 
 BUDGETS = (4096, 8192, 16384, 32768)
 """Tokens, as the source cuts."""
@@ -108,8 +108,8 @@ def _cut(generations: Sequence[Generation], judge: Judge, budget: int, fork: flo
             columns["forks"][g.problem].append(float(forks.mean()) if forks.size else None)
     return Budget(
         budget,
-        bootstrap_mean(columns["score"], seed=seed),
-        bootstrap_mean(columns["cut"], seed=seed),
+        bootstrap_share(columns["score"], seed=seed),
+        bootstrap_share(columns["cut"], seed=seed),
         share(columns["markers"], columns["tokens"], seed),
         bootstrap_mean(columns["forks"], seed=seed) if columns["forks"] else None,
     )

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.inspector.diagnostics.record import TokenRecord, by_problem, spans
-from workbench.train.intervals import Estimate, Scores, bootstrap_ratio, problem_means
+from workbench.train.intervals import Estimate, Scores, bootstrap_ratio, problem_means, unanimous
 
 TokenClass = Literal["copied", "format", "maths", "style", "words"]
 CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
@@ -145,8 +145,8 @@ def divergence_by_class(
         masks = [np.array([c == name for c in kinds], dtype=np.bool_) for kinds in classes]
         counts = [float((r.counted & mask).sum()) for r, mask in zip(records, masks, strict=True)]
         parts = [float(r.share_of_loss[mask].sum()) for r, mask in zip(records, masks, strict=True)]
-        of_tokens = share(by_problem(records, counts), tokens, seed)
-        rows.append(ClassShare(name, int(sum(counts)), of_tokens, share(by_problem(records, parts), loss, seed)))
+        of_tokens = proportion(by_problem(records, counts), tokens, seed)
+        rows.append(ClassShare(name, int(sum(counts)), of_tokens, proportion(by_problem(records, parts), loss, seed)))
     return tuple(rows)
 
 
@@ -154,3 +154,8 @@ def share(part: Scores, whole: Scores, seed: int = 0) -> Estimate:
     """mean(part) / mean(whole) over problems; those whose whole is 0 add nothing to either side."""
     some = {key for key, value in problem_means(whole).items() if value > 0}
     return bootstrap_ratio({k: part[k] for k in some}, {k: whole[k] for k in some}, seed=seed)
+
+
+def proportion(part: Scores, whole: Scores, seed: int = 0) -> Estimate:
+    """`share` of a part that lies within its whole: 0 and 1 without any spread have Wilson's interval."""
+    return unanimous(share(part, whole, seed))

@@ -70,6 +70,12 @@ class Reshaping:
         """The change of advantage r, [n]."""
         return np.clip(self.strength * np.tanh(np.asarray(e) / self.width), -self.most, self.most)
 
+    def reshaped(self, advantage: Floats | float, e: Floats) -> Floats:
+        """A' = A + r(e), held on A's side of zero: the contrast may weaken a verdict, never turn it; [n]."""
+        a = np.asarray(advantage, dtype=np.float64)
+        moved = a + self.signal(e)
+        return np.where(a > 0, np.maximum(moved, 0.0), np.where(a < 0, np.minimum(moved, 0.0), 0.0))
+
     @property
     def threshold(self) -> float:
         """Smallest |e| that is selected: width * atanh(least / strength), nats."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from verifiers import Verdict, consensus
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics.classes import runs
-from workbench.train.intervals import Estimate, bootstrap_mean, pass_at_k
+from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share, pass_at_k
 
 KS = (1, 4, 8, 16)
 
@@ -56,7 +56,7 @@ def diversity(
     for k in ks:
         groups = {key: group for key, group in judged.items() if len(group) >= k}
         values = {key: [pass_at_k(len(g), sum(v.correct for v in g), k)] for key, g in groups.items()}
-        curve[k] = bootstrap_mean(values, seed=seed)
+        curve[k] = bootstrap_share(values, seed=seed)
     answers = {key: [float(distinct_answers([v.extracted for v in g]))] for key, g in judged.items() if g}
     ways = {key: [float(distinct_solutions(group))] for key, group in (texts or {}).items() if group}
     solutions = None if texts is None else bootstrap_mean(ways, seed=seed, unit="a problem")

@@ -17,7 +17,7 @@ import numpy as np
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics.classes import runs
 from workbench.inspector.diagnostics.record import Floats, same_problems
-from workbench.train.intervals import Estimate, bootstrap_mean
+from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share
 
 _SHOWN = r"(?:reference|given|provided|official|sample|model|above|worked)"
 _TEXT = r"(?:solution|answer|reasoning|proof|derivation|explanation)"
@@ -78,8 +78,8 @@ def leakage(
     Source: RLSD (arXiv:2604.03128) reports the symptom; this detector is a reconstruction.
     """
     asked = questions or {}
-    rate = {k: [1000.0 * bool(mentions(t, asked.get(k, ""))) for t in texts] for k, texts in outputs.items()}
-    phrases = bootstrap_mean(rate, seed=seed, unit="per 1,000 outputs")
+    rate = bootstrap_share(mentioning(outputs, asked), seed=seed)
+    phrases = Estimate(1000 * rate.value, 1000 * rate.low, 1000 * rate.high, rate.n, "per 1,000 outputs")
     if privileged is None:
         return Leakage(phrases, None)
     if unrelated is None:
@@ -97,6 +97,11 @@ def leakage(
         for key, texts in outputs.items()
     }
     return Leakage(phrases, bootstrap_mean(excess, seed=seed))
+
+
+def mentioning(outputs: Mapping[str, Sequence[str]], questions: Mapping[str, str]) -> dict[str, list[float]]:
+    """Problem -> 1 for an output that speaks of an unseen text, else 0."""
+    return {k: [float(bool(mentions(t, questions.get(k, "")))) for t in texts] for k, texts in outputs.items()}
 
 
 def overlap(text: str, context: str, question: str = "", words: int = 4) -> float:

@@ -27,8 +27,8 @@ class TokenRecord:
     """A completion of n tokens under both contexts. All arrays have shape [n]; positions count from 0.
 
     The divergence is the run's own (a full one, so never negative); the measures here only add and sort it.
-    Raises InputError where arrays differ in length, hold a number that is not finite, or a divergence or a weight is
-    negative.
+    Raises InputError where arrays differ in length, hold a number that is not finite (but for an entropy that is not
+    known), or a divergence or a weight is negative.
     """
 
     problem: str
@@ -40,9 +40,9 @@ class TokenRecord:
     teacher_logp: Floats
     """log p_T(y_t), nats."""
     student_entropy: Floats
-    """Nats."""
+    """Nats; NaN where not known: a loss need not have it."""
     teacher_entropy: Floats
-    """Nats."""
+    """Nats; likewise."""
     divergence: Floats
     """Nats; at least 0."""
     weight: Floats
@@ -56,7 +56,8 @@ class TokenRecord:
             values = np.asarray(getattr(self, name), dtype=np.float64)
             if values.shape != (len(self.text),):
                 raise self._bad(f"{name} has shape {values.shape} beside {len(self.text)} tokens")
-            if not np.isfinite(values).all():
+            known = ~np.isnan(values) if name.endswith("_entropy") else np.ones(len(values), dtype=np.bool_)
+            if not np.isfinite(values[known]).all():
                 raise self._bad(f"{name} is not finite at position {int(np.argmin(np.isfinite(values)))}")
             object.__setattr__(self, name, values)
         if (self.divergence < -ROUNDING).any() or (self.weight < 0).any():

@@ -129,7 +129,9 @@ def drift(before: Sequence[TokenRecord], after: Sequence[TokenRecord], *, seed: 
     """
     entropies, lengths = [], []
     for records in (before, after):
-        entropies.append(by_problem(records, [mean_of(r.student_entropy) for r in records]))
+        entropies.append(
+            by_problem(records, [mean_of(r.student_entropy[~np.isnan(r.student_entropy)]) for r in records])
+        )
         lengths.append(by_problem(records, [float(len(r)) for r in records]))
     same_problems(lengths[0], lengths[1])
     if not all(sum(v or 0 for v in values) for values in lengths[0].values()):
