@@ -6,9 +6,11 @@ Rollouts that were not judged (score None) leave the mean and get advantage 0: n
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
+from workbench.errors import RecipeError
 from workbench.records import Judged
 
 
@@ -31,19 +33,7 @@ class GroupCentred:
 
     def __call__(self, group: list[Judged]) -> list[Judged]:
         """Centre each author's rollouts on their own mean."""
-        centred = {}
-        for author in {j.rollout.author for j in group}:
-            scores = [j.verdict.score for j in group if j.rollout.author == author]
-            judged = [s for s in scores if s is not None]
-            mean = statistics.fmean(judged) if judged else 0.0
-            spread = statistics.stdev(judged) + 1e-4 if self.normalised and len(judged) > 1 else 1.0
-            centred[author] = (mean, spread)
-        out = []
-        for j in group:
-            mean, spread = centred[j.rollout.author]
-            score = j.verdict.score
-            out.append(replace(j, advantage=0.0 if score is None else (score - mean) / spread))
-        return out
+        return _centred(group, [j.verdict.score for j in group], self.normalised)
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,59 @@ class NoBaseline:
     def __call__(self, group: list[Judged]) -> list[Judged]:
         """The scores; 0 where nobody judged."""
         return [replace(j, advantage=j.verdict.score or 0.0) for j in group]
+
+
+@dataclass(frozen=True)
+class LengthPenalised:
+    """The group's advantage of a reward that counts tokens. L1 / LCPO (arXiv:2503.04697), at one target for all.
+
+    With n tokens, right answers 1[c] and a = `per_token`:
+
+        "exact":  r = 1[c] - a |n - target|                        wrong rollouts too learn to keep to the target
+        "max":    r = 1[c] clip(a (target - n) + 1/2, 0, 1)        only right ones are rewarded, shorter ones more
+
+    Then as GRPO: (r - mean) / (std + 1e-4) over its author's judged rollouts (`normalised`), or centred alone. The
+    paper draws the target a problem and tells the model; here nobody tells it. `per_token` is the paper's 0.0003 for
+    chains of up to 4,096 tokens; shorter ones need more of it. Raises RecipeError for what is no penalty.
+    """
+
+    target: int
+    per_token: float = 0.0003
+    form: Literal["exact", "max"] = "exact"
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what would reward length. Raises RecipeError."""
+        if self.target < 0 or not self.per_token > 0 or self.form not in ("exact", "max"):
+            raise RecipeError(f"{self!r} is no length penalty. Use target >= 0, per_token > 0, form exact or max.")
+
+    def reward(self, judged: Judged) -> float | None:
+        """What one rollout earns; None where nobody judged it."""
+        score, over = judged.verdict.score, len(judged.rollout.tokens) - self.target
+        if score is None:
+            return None
+        if self.form == "exact":
+            return score - self.per_token * abs(over)
+        return score * min(max(0.5 - self.per_token * over, 0.0), 1.0)
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """Each against its author's."""
+        return _centred(group, [self.reward(j) for j in group], self.normalised)
+
+
+def _centred(group: list[Judged], rewards: Sequence[float | None], normalised: bool) -> list[Judged]:
+    """(r - mean) / spread over the judged rollouts of one author; 0 where nobody judged."""
+    measures = {}
+    for author in {j.rollout.author for j in group}:
+        judged = [r for j, r in zip(group, rewards, strict=True) if j.rollout.author == author and r is not None]
+        mean = statistics.fmean(judged) if judged else 0.0
+        spread = statistics.stdev(judged) + 1e-4 if normalised and len(judged) > 1 else 1.0
+        measures[author] = (mean, spread)
+    out = []
+    for j, reward in zip(group, rewards, strict=True):
+        mean, spread = measures[j.rollout.author]
+        out.append(replace(j, advantage=0.0 if reward is None else (reward - mean) / spread))
+    return out
 
 
 group_centred = GroupCentred()
