@@ -1,0 +1,420 @@
+// The token view: a completion as text that both roles tinted. `host` is what differs between the app and a file:
+// detail(t) and span(since) bring stored numbers, emit(name, what) tells the page, `branch` says that it can go on.
+const COLUMNS = ["text", "id", "delta", "div", "w", "why", "ent_s", "ent_t", "rank_s", "rank_t", "fkl", "rkl", "jsd", "logp_s", "logp_t"];
+const WORDS = new Set(["text", "why"]);
+const groups = (globalThis.workbenchTokenViews ??= new Map()); // views of one page that move together
+let serial = 0;
+
+class TokenView {
+  constructor(root, host) {
+    this.host = host;
+    this.root = root;
+    this.name = "tv" + (globalThis.workbenchTokenSerial = (globalThis.workbenchTokenSerial || 0) + 1);
+    this.at = -1;
+    this.first = 0;
+    this.mode = "delta";
+    this.scale = "fixed";
+    this.share = 100;
+    this.hits = new Set();
+    this.asking = false;
+    this.clear();
+    this.build();
+    this.join(host.group || this.name);
+    this.theme();
+  }
+
+  clear() {
+    this.data = { special: {}, n: 0 };
+    for (const name of COLUMNS) this.data[name] = [];
+    this.spans = [];
+    this.about = {};
+    this.details = new Map();
+  }
+
+  build() {
+    this.root.classList.add("tv");
+    this.root.replaceChildren();
+    this.head = el("div");
+    this.foot = el("div");
+    const bar = el("div", "tv-bar");
+    this.modes = this.choice(bar, "Colour", Object.entries(MODES).map(([k, v]) => [k, v.name]), (v) => this.shared({ mode: v }));
+    this.scales = this.choice(bar, "Scale", [["fixed", FIXED + " nat"], ["p99", "99th percentile"]], (v) => this.shared({ scale: v }));
+    const found = this.field(bar, "Search");
+    this.search = el("input", "tv-search");
+    this.search.type = "search";
+    this.search.addEventListener("input", () => this.find());
+    this.search.addEventListener("keydown", (e) => this.searching(e));
+    this.found = el("output", "tv-found");
+    found.append(this.search, this.found);
+    const limit = this.field(bar, "Threshold");
+    this.slider = Object.assign(el("input", "tv-slider"), { type: "range", min: 10, max: 100, step: 5, value: 100 });
+    this.slider.addEventListener("input", () => this.shared({ share: Number(this.slider.value) }));
+    limit.append(this.slider);
+    this.said = el("p", "tv-said");
+    const acts = el("div", "tv-acts");
+    acts.append(
+      button("Previous", "previous token above the threshold (p)", () => this.step(-1)),
+      button("Next", "next token above the threshold (n)", () => this.step(1)),
+      button("Detail", "go to the numbers of the selected token (Enter)", () => this.open()),
+      button("Copy", "copy the numbers of the selected token (c)", () => this.copy()),
+    );
+    if (this.host.branch) acts.append((this.branching = button("Branch", "continue with the teacher's choice (b)", () => this.branch())));
+    acts.append(this.helped());
+    this.legend = el("div", "tv-legends");
+    this.pages = el("div", "tv-pages");
+    this.list = el("div", "tv-tokens");
+    for (const [k, v] of [["role", "listbox"], ["tabindex", "0"], ["aria-label", "tokens of the completion"], ["dir", "ltr"]]) this.list.setAttribute(k, v);
+    this.list.addEventListener("click", (e) => { const s = e.target.closest("[role=option]"); if (s) this.select(Number(s.dataset.t)); });
+    this.list.addEventListener("keydown", (e) => this.key(e));
+    this.list.addEventListener("scroll", () => this.scrolled());
+    this.panel = el("section", "tv-detail");
+    this.panel.tabIndex = -1;
+    this.panel.setAttribute("aria-label", "the selected token");
+    this.panel.addEventListener("keydown", (e) => { if (e.key === "Escape") this.list.focus(); });
+    this.line = el("p", "tv-line", "Select a token to see what both roles thought of it.");
+    this.line.setAttribute("aria-live", "polite");
+    this.rows = el("div", "tv-rows");
+    this.panel.append(this.line, this.rows);
+    this.canvas = el("canvas", "tv-strip");
+    this.canvas.setAttribute("role", "img");
+    this.canvas.addEventListener("click", (e) => {
+      const box = this.canvas.getBoundingClientRect();
+      this.select(Math.floor(((e.clientX - box.left) / box.width) * this.data.n));
+    });
+    const left = el("div", "tv-left");
+    left.append(this.pages, this.list, el("p", "tv-strip-name", "cumulative divergence; bars are tokens, ticks below the line are tokens out of the loss or cut"), this.canvas);
+    const main = el("div", "tv-main");
+    main.append(left, this.panel);
+    this.root.append(this.head, bar, acts, this.said, this.legend, main, this.foot);
+    new ResizeObserver(() => this.later()).observe(this.canvas);
+  }
+
+  field(bar, name) {
+    const label = el("label", "tv-field");
+    label.append(el("span", "tv-label", name));
+    bar.append(label);
+    return label;
+  }
+
+  choice(bar, name, options, act) {
+    const box = el("select", "tv-select");
+    for (const [value, text] of options) box.append(Object.assign(el("option", "", text), { value }));
+    box.addEventListener("change", () => act(box.value));
+    this.field(bar, name).append(box);
+    return box;
+  }
+
+  helped() {
+    const help = el("details", "tv-help"), list = el("dl", "tv-keys");
+    help.append(el("summary", "tv-button", "Keys"), list);
+    const keys = [["← → ↑ ↓, Home, End", "move"], ["n, p", "next and previous above the threshold"], ["[ ]", "threshold"],
+      ["/", "search"], ["Enter", "numbers of the token"], ["c", "copy them"], ["Esc", "back, or nothing selected"]];
+    if (this.host.branch) keys.push(["b", "continue with the teacher's choice"]);
+    for (const [k, v] of keys) list.append(el("dt", "", k), el("dd", "", v));
+    return help;
+  }
+
+  theme() {
+    const own = document.documentElement.dataset.theme;
+    const dark = own ? own === "dark" : document.body.classList.contains("dark") || (this.host.system && matchMedia("(prefers-color-scheme: dark)").matches);
+    this.root.dataset.theme = dark ? "dark" : "light";
+    this.later();
+  }
+
+  join(name) {
+    if (!groups.has(name)) groups.set(name, new Set());
+    this.group = groups.get(name);
+    this.group.add(this);
+    for (const old of this.group) if (!old.root.isConnected && old !== this) this.group.delete(old);
+    const first = this.group.values().next().value;
+    Object.assign(this, { mode: first.mode, scale: first.scale, share: first.share });
+  }
+
+  shared(what) {
+    for (const view of this.group) { Object.assign(view, what); view.recount(); view.paint(); }
+  }
+
+  // A value of the component: a JSON string. Columns from `off` on replace what is there; a gap asks for the range.
+  take(value) {
+    if (!value) { this.clear(); this.draw(); return; }
+    const news = JSON.parse(value), same = news.run === this.about.run && news.rollout === this.about.rollout;
+    if (news.off > 0 && (!same || news.off > this.data.n)) { this.ask(news, same ? this.data.n : 0); return; }
+    if (news.off === 0) { this.clear(); this.about = news; if (!same) this.at = -1; }
+    const kept = Math.min(news.off, this.data.n);
+    for (const name of COLUMNS) {
+      const more = news[name] || [];
+      this.data[name].length = kept;
+      for (const x of more) this.data[name].push(WORDS.has(name) ? x : number(x));
+    }
+    Object.assign(this.data.special, news.special);
+    this.data.n = this.data.text.length;
+    for (const t of [...this.details.keys()]) if (t >= kept) this.details.delete(t);
+    if (news.off === 0) this.draw(); else this.append(kept);
+  }
+
+  async ask(news, since) {
+    if (this.asking || !this.host.span) return;
+    this.asking = true;
+    try {
+      const value = await this.host.span(news.run, news.rollout, since);
+      this.asking = false;
+      if (value) this.take(value);
+    } catch (error) {
+      this.asking = false;
+      this.line.textContent = "The tokens in between could not be read.";
+    }
+  }
+
+  draw() {
+    const n = this.data.n;
+    this.first = n > WINDOW && this.at >= 0 ? Math.min(Math.max(0, this.at - WINDOW / 2), n - WINDOW) : Math.min(this.first, Math.max(0, n - WINDOW));
+    this.list.replaceChildren();
+    this.spans = [];
+    this.root.classList.toggle("tv-live", this.about.source === "live");
+    this.append(this.first);
+    this.head.replaceChildren(facts(this.about.facts || {}));
+    this.foot.replaceChildren(prompts(this.about));
+    if (this.at >= n) this.at = -1;
+    this.mark();
+  }
+
+  // Adds the spans of tokens from `from` on; what stands before them does not move.
+  append(from) {
+    const end = Math.min(this.data.n, this.first + WINDOW), list = this.list;
+    const bottom = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
+    while (this.spans.length > Math.max(0, from - this.first)) this.spans.pop().remove();
+    const rows = document.createDocumentFragment(), began = this.spans.length;
+    for (let t = this.first + began; t < end; t++) { const s = this.span(t); this.spans.push(s); rows.append(s); }
+    list.append(rows);
+    this.recount();
+    if (this.scale === "fixed") this.paint(began); else this.paint();
+    if (bottom && began) list.scrollTop = list.scrollHeight;
+    this.turn();
+  }
+
+  span(t) {
+    const s = el("span"), text = written(this.data, t);
+    s.id = this.name + "-" + t;
+    s.dataset.t = t;
+    s.setAttribute("role", "option");
+    s.setAttribute("aria-selected", "false");
+    if (text === "") s.textContent = "▹"; else fill(s, text, LONGEST);
+    if (text === "") s.setAttribute("aria-label", UNSEEN);
+    return s;
+  }
+
+  recount() {
+    const { div, w, n } = this.data, share = this.share < 100 ? this.share : SHARE;
+    const found = carriers(div, w, share);
+    this.kept = found.kept;
+    this.total = found.total;
+    this.said.textContent = n ? sentence(found, share, n) : "no tokens yet";
+  }
+
+  limit() {
+    if (MODES[this.mode].ranks) return 3;
+    if (MODES[this.mode].weights) return Math.max(1, ...[...this.group].map((v) => v.data.w.reduce((a, b) => Math.max(a, b || 0), 0)));
+    if (this.scale === "fixed") return FIXED;
+    const column = (v) => (v.data[this.mode] || []).filter((x, t) => v.data.w[t] > 0);
+    return Math.max(0.05, ...[...this.group].map((v) => percentile(column(v), 0.99)));
+  }
+
+  // Classes and shades of the spans from `from` on.
+  paint(from = 0) {
+    const limit = this.limit(), column = this.data[this.mode], dims = this.share < 100;
+    for (let i = from; i < this.spans.length; i++) {
+      const t = this.first + i, s = this.spans[i], v = column ? shade(this.mode, column[t], limit) : NaN;
+      const some = Math.round(Math.abs(v) * STEPS) / STEPS || 0;
+      s.className = "tv-k" + this.dress(t, v, dims);
+      s.style.cssText = some ? "--a:" + (some * 0.6).toFixed(3) + ";--b:" + (some > 0.08 ? 1 + Math.round(some * 2) : 0) : "";
+    }
+    if (this.modes.value !== this.mode) this.modes.value = this.mode;
+    if (this.scales.value !== this.scale) this.scales.value = this.scale;
+    if (Number(this.slider.value) !== this.share) this.slider.value = this.share;
+    this.legend.replaceChildren(legendOf(this.mode, limit, this.about.div_name || "divergence"));
+    this.later();
+  }
+
+  dress(t, v, dims) {
+    const { w, text, special } = this.data;
+    let name = MODES[this.mode].diverging ? (v > 0 ? " tv-t" : " tv-s") : " tv-q";
+    if (!(w[t] > 0)) name += " tv-off";
+    if (dims && !this.kept.has(t)) name += " tv-dim";
+    if (t === this.at) name += " tv-on";
+    if (this.hits.has(t)) name += " tv-hit";
+    if (text[t] === "") name += special[t] ? " tv-special" : " tv-part";
+    else if (t && text[t - 1] === "" && !special[t - 1]) name += " tv-whole";
+    return name;
+  }
+
+  later() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => { this.waiting = false; strip(this.canvas, this); this.canvas.setAttribute("aria-label", "cumulative divergence, " + nat(this.total) + " nat over " + whole(this.data.n) + " tokens"); });
+  }
+
+  turn() {
+    const n = this.data.n;
+    this.pages.hidden = n <= WINDOW;
+    if (n <= WINDOW) return;
+    const to = (first) => () => { this.first = Math.max(0, Math.min(first, n - WINDOW)); this.at = -1; this.draw(); };
+    this.pages.replaceChildren(button("Earlier", "the tokens before", to(this.first - WINDOW)), button("Later", "the tokens after", to(this.first + WINDOW)),
+      el("span", "", "tokens " + whole(this.first) + " to " + whole(Math.min(n, this.first + WINDOW) - 1) + " of " + whole(n) + "; the strip below shows all"));
+  }
+
+  select(t, quiet) {
+    if (!this.data.n) return;
+    t = Math.max(0, Math.min(this.data.n - 1, t));
+    for (const view of this.group) view.move(t);
+    if (quiet) return;
+    clearTimeout(this.telling); // holding an arrow key is one selection, not fifty
+    this.telling = setTimeout(() => this.host.emit("token", this.where()), 100);
+  }
+
+  where() {
+    return { run: this.about.run, rollout: this.about.rollout, t: this.at };
+  }
+
+  move(t) {
+    if (t >= this.data.n) return;
+    const before = this.at;
+    this.at = t;
+    if (t < this.first || t >= this.first + this.spans.length) this.draw();
+    else { this.mark(before); this.mark(); }
+    const s = this.spans[t - this.first], box = this.list;
+    if (s.offsetTop < box.scrollTop || s.offsetTop + s.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = s.offsetTop - box.clientHeight / 3;
+    this.show();
+  }
+
+  mark(t = this.at) {
+    const s = this.spans[t - this.first], on = t === this.at && t >= 0;
+    if (s) { s.classList.toggle("tv-on", on); s.setAttribute("aria-selected", String(on)); }
+    if (on && s) this.list.setAttribute("aria-activedescendant", s.id);
+    if (this.at < 0) this.list.removeAttribute("aria-activedescendant");
+    this.later();
+  }
+
+  unselect() {
+    for (const view of this.group) {
+      const before = view.at;
+      view.at = -1;
+      view.mark(before);
+      view.rows.replaceChildren();
+      view.line.textContent = "Nothing is selected.";
+    }
+  }
+
+  scrolled() {
+    if (this.pushed) { this.pushed = false; return; }
+    const far = this.list.scrollTop / Math.max(1, this.list.scrollHeight - this.list.clientHeight);
+    for (const view of this.group) {
+      const top = Math.round(far * (view.list.scrollHeight - view.list.clientHeight));
+      if (view !== this && Math.abs(top - view.list.scrollTop) > 1) { view.pushed = true; view.list.scrollTop = top; }
+    }
+  }
+
+  step(by) {
+    let t = this.at + by;
+    while (t >= 0 && t < this.data.n && !this.kept.has(t)) t += by;
+    if (t >= 0 && t < this.data.n) this.select(t);
+  }
+
+  find() {
+    const wanted = this.search.value.toLowerCase(), { n } = this.data;
+    this.hits = new Set();
+    let count = 0;
+    if (wanted) {
+      const words = Array.from({ length: n }, (_, t) => written(this.data, t).toLowerCase()), joined = words.join("");
+      let end = 0, t = 0;
+      for (let from = joined.indexOf(wanted); from >= 0; from = joined.indexOf(wanted, from + wanted.length)) {
+        count++;
+        while (t < n && end + words[t].length <= from) end += words[t++].length;
+        for (let u = t, to = end; u < n && to < from + wanted.length; to += words[u++].length) this.hits.add(u);
+      }
+    }
+    this.found.textContent = wanted ? whole(count) + (count === 1 ? " hit" : " hits") : "";
+    this.paint();
+  }
+
+  searching(e) {
+    if (e.key === "Escape") { this.search.value = ""; this.find(); this.list.focus(); }
+    if (e.key !== "Enter") return;
+    const hits = [...this.hits].sort((a, b) => a - b);
+    const next = hits.filter((t) => t > this.at && !this.hits.has(t - 1))[0];
+    if (hits.length) this.select(next === undefined ? hits[0] : next);
+    e.preventDefault();
+  }
+
+  key(e) {
+    if (e.ctrlKey || e.metaKey || e.altKey) return;
+    const keys = {
+      ArrowRight: () => this.select(this.at + 1), ArrowLeft: () => this.select(this.at < 0 ? 0 : this.at - 1),
+      ArrowDown: () => this.line_by(1), ArrowUp: () => this.line_by(-1),
+      Home: () => this.select(0), End: () => this.select(this.data.n - 1),
+      n: () => this.step(1), p: () => this.step(-1), "/": () => this.search.focus(),
+      "[": () => this.shared({ share: Math.max(10, this.share - 5) }), "]": () => this.shared({ share: Math.min(100, this.share + 5) }),
+      Enter: () => this.open(), b: () => this.branch(), c: () => this.copy(), Escape: () => this.unselect(),
+    };
+    if (!keys[e.key]) return;
+    e.preventDefault();
+    keys[e.key]();
+  }
+
+  // The token under or over the selected one, as the text is laid out now.
+  line_by(by) {
+    const here = this.spans[Math.max(0, this.at) - this.first];
+    if (!here || this.at < 0) { this.select(this.first); return; }
+    const box = here.getBoundingClientRect(), middle = box.left + box.width / 2;
+    let best = -1, near = Infinity, line = null;
+    for (let i = this.at - this.first + by; i >= 0 && i < this.spans.length; i += by) {
+      const other = this.spans[i].getBoundingClientRect();
+      if (Math.abs(other.top - box.top) < 4) continue;
+      line ??= other.top;
+      if (Math.abs(other.top - line) > 4 && best >= 0) break;
+      const away = Math.abs(other.left + other.width / 2 - middle);
+      if (away < near) { near = away; best = i; }
+    }
+    if (best >= 0) this.select(this.first + best);
+  }
+
+  open() {
+    if (this.at < 0) this.select(0);
+    this.panel.focus();
+    this.panel.scrollIntoView({ block: "nearest" });
+  }
+
+  // The numbers of the selected token, then what else the two roles would have written.
+  async show() {
+    const t = this.at, have = this.details.get(t);
+    this.line.replaceChildren(...headline(this, t));
+    this.rows.replaceChildren(measures(this.data, t, this.about.div_name));
+    if (have) { this.rows.append(alternatives(this, t, have)); return; }
+    if (!this.host.detail) return;
+    try {
+      const more = await this.host.detail(this.about.run, this.about.rollout, t);
+      if (!more) return;
+      this.details.set(t, more);
+      if (this.at === t) this.rows.replaceChildren(measures(this.data, t, this.about.div_name), alternatives(this, t, more));
+    } catch (error) {
+      if (this.at === t) this.rows.append(el("p", "tv-note", "What else the roles would have written could not be read."));
+    }
+  }
+
+  // Keeps the prefix and forces a token: the one given, or what the teacher would rather have written.
+  branch(token) {
+    if (!this.host.branch || this.at < 0) return;
+    const more = this.details.get(this.at);
+    const other = token || ((more && more.alternatives) || []).find((a) => !a.written);
+    if (other) this.host.emit("branch", { ...this.where(), token: other.token, text: other.text });
+  }
+
+  async copy() {
+    if (this.at < 0) return;
+    const text = plain(this.data, this.at);
+    let done = true;
+    try { await navigator.clipboard.writeText(text); } catch (error) { done = copied(text); }
+    const before = [...this.line.childNodes];
+    this.line.textContent = done ? "Copied." : "The browser did not let us copy.";
+    setTimeout(() => { if (this.line.textContent === "Copied.") this.line.replaceChildren(...before); }, 1200);
+  }
+}
