@@ -7,9 +7,12 @@ that every arm starts from the same weights and meets the same problems with the
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 import verifiers
 from workbench.assembly import build_engine
@@ -17,6 +20,7 @@ from workbench.config import RunConfig
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.errors import UsageError, nearest
+from workbench.inspector.diagnostics.answers import answer_positions
 from workbench.inspector.page import static
 from workbench.inspector.seen import Seen
 from workbench.inspector.trajectory import Stage, measure
@@ -24,10 +28,11 @@ from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.problems import STEP_BY_STEP, ProblemSet, Sums, pair_with_others
 from workbench.recipe import Recipe
-from workbench.records import Case, Context, Judged, Problem, Request
+from workbench.records import Case, Context, Judged, Problem, Request, Role
 from workbench.text import printable
 from workbench.train import loop
 from workbench.train.evaluate import ArmResult, Asked, evaluate, verify_with
+from workbench.train.intervals import aligned
 from workbench.train.loop import LoopSettings
 from workbench.train.report import StepReport
 from workbench.train.step import State, compared
@@ -47,13 +52,16 @@ def sized(ci: int, default: int, large: int) -> int:
     return {"ci": ci, "default": default, "large": large}[word]
 
 
-def mixed_sums(train: int, held_out: int, terms: Sequence[int] = (2, 3, 4), maximum: int = 9) -> ProblemSet:
-    """Sums of several lengths in turn, asked step by step: the reference takes one step fewer than there are terms.
+def mixed_sums(
+    train: int, held_out: int, terms: Sequence[int] = (2, 3, 4), maximum: int = 9, wording: str = STEP_BY_STEP
+) -> ProblemSet:
+    """Sums of several lengths in turn: the reference takes one step fewer than there are terms.
 
-    Train and held-out problems are disjoint, reorderings included. Raises UsageError where fewer exist.
+    Train and held-out problems are disjoint, reorderings included; each has another one beside it, for the controls.
+    Raises UsageError where fewer exist.
     """
     each = [
-        Sums(n, maximum, wording=STEP_BY_STEP).problems(-(-train // len(terms)), -(-held_out // len(terms)))
+        Sums(n, maximum, wording=wording).problems(-(-train // len(terms)), -(-held_out // len(terms)))
         for n in terms
     ]
     learnt, asked = ([p for some in zip(*(one[k] for one in each), strict=True) for p in some] for k in (0, 1))
@@ -65,6 +73,38 @@ def steps_of_reference(problems: Sequence[Problem]) -> dict[str, str]:
     """Problem id -> `1 step`, `2 steps`, ...: the lines of its worked solution. Problems without one are left out."""
     counts = {p.id: sum(bool(line.strip()) for line in p.solution.splitlines()) for p in problems if p.solution}
     return {key: f"{n} step" if n == 1 else f"{n} steps" for key, n in counts.items()}
+
+
+def answer_logps(seen: Sequence[Seen], role: Role = "teacher") -> dict[str, list[float | None]]:
+    """Problem id -> log-prob of the answer as written, nats, a completion: the sum over the tokens that hold it.
+
+    Under the teacher or the student. None where nobody found an answer in the text.
+    """
+    out: dict[str, list[float | None]] = {}
+    for one in seen:
+        at = answer_positions(one)
+        logps = one.student_logp if role == "student" else one.teacher_logp
+        out.setdefault(one.problem, []).append(float(logps[at].sum()) if len(at) else None)
+    return out
+
+
+def parting(seen: Seen, n: int = 6) -> str:
+    """The tokens at which both roles part most, for a terminal: by forward KL, with what each would rather write."""
+    rows: list[tuple[str, ...]] = [
+        ("token", "written", "student", "teacher", "forward KL, nat", "student's first", "teacher's first")
+    ]
+    for t in sorted(np.argsort(-seen.forward_kl, kind="stable")[:n].tolist()):
+        firsts = seen.alternatives(t)
+        favourites = [max(firsts, key=lambda a: getattr(a, f"{role}_logp")).text for role in ("student", "teacher")]
+        chances = [f"{100 * math.exp(logp[t]):.1f} %" for logp in (seen.student_logp, seen.teacher_logp)]
+        row = (str(t), repr_of(seen.text[t]), *chances, f"{seen.forward_kl[t]:.3f}", *map(repr_of, favourites))
+        rows.append(row)
+    return aligned(rows)
+
+
+def repr_of(piece: str) -> str:
+    """A token between quotes, nothing invisible in it."""
+    return f"'{printable(piece)}'"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import stdev
 
+import numpy as np
+
 from workbench.errors import InputError
 from workbench.text import printable
 from workbench.train.evaluate import Answer, ArmResult
@@ -89,16 +91,25 @@ def passes_table(arms: Sequence[ArmResult]) -> str:
     return aligned(lines)
 
 
-def moved(before: ArmResult, after: ArmResult, n: int = 3) -> list[str]:
-    """`n` problem ids: what got worse first, then better, then the largest change in tokens; each problem once."""
+def moved(before: ArmResult, after: ArmResult, n: int = 3) -> dict[str, str]:
+    """`n` problems, id -> what happened: one that got worse, one that got better, then the largest changes of length.
+
+    Chosen by the mean score of a problem's answers; where none got worse, none is shown as if it had.
+    """
     old, new = problem_means(before.scores), problem_means(after.scores)
-    length_before, length_after = problem_means(before.tokens), problem_means(after.tokens)
+    short, long = problem_means(after.tokens), problem_means(before.tokens)
     both = [key for key in old if key in new]
-    change = {key: new[key] - old[key] for key in both}
-    by_length = sorted(both, key=lambda key: -abs(length_after[key] - length_before[key]))
+    change, less = {key: new[key] - old[key] for key in both}, {key: short[key] - long[key] for key in both}
+    by_length = sorted(both, key=lambda key: -abs(less[key]))
     worst = sorted((key for key in by_length if change[key] < 0), key=change.__getitem__)[:1]
     best = sorted((key for key in by_length if change[key] > 0), key=lambda key: -change[key])[:1]
-    return list(dict.fromkeys([*worst, *best, *by_length]))[:n]
+    words = {-1: "got worse", 0: "as often right", 1: "got better"}
+    chosen = list(dict.fromkeys([*worst, *best, *by_length]))[:n]
+    return {
+        key: f"{words[int(np.sign(change[key]))]}: right {old[key]:.2f} -> {new[key]:.2f}, "
+        f"tokens {long[key]:.0f} -> {short[key]:.0f}"
+        for key in chosen
+    }
 
 
 def beside(problem: str, arms: Sequence[ArmResult], *, width: int = 38, lines: int = 14) -> str:

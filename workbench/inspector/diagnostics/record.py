@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,20 @@ from workbench.errors import InputError
 Floats = NDArray[np.float64]
 ROUNDING = 1e-5
 """Nats below zero that float32 may make of a divergence of nothing."""
+
+
+class Written(Protocol):
+    """A judged text in tokens: a `TokenRecord`, a `Seen`."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """Every token as text."""
+        ...
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None where nobody judged it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
