@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -61,8 +62,7 @@ def mixed_sums(
     Raises UsageError where fewer exist.
     """
     each = [
-        Sums(n, maximum, wording=wording).problems(-(-train // len(terms)), -(-held_out // len(terms)))
-        for n in terms
+        Sums(n, maximum, wording=wording).problems(-(-train // len(terms)), -(-held_out // len(terms))) for n in terms
     ]
     learnt, asked = ([p for some in zip(*(one[k] for one in each), strict=True) for p in some] for k in (0, 1))
     found = (pair_with_others(learnt)[:train], pair_with_others(asked)[:held_out])
@@ -86,6 +86,16 @@ def answer_logps(seen: Sequence[Seen], role: Role = "teacher") -> dict[str, list
         logps = one.student_logp if role == "student" else one.teacher_logp
         out.setdefault(one.problem, []).append(float(logps[at].sum()) if len(at) else None)
     return out
+
+
+def most_apart(seen: Sequence[Seen]) -> int:
+    """Which completion has the largest summed forward KL; the first of equals."""
+    return int(np.argmax([np.nansum(one.forward_kl) for one in seen]))
+
+
+def loss(seen: Sequence[Seen]) -> float:
+    """The loss of the step that these completions are."""
+    return float(sum(np.nansum(one.loss) for one in seen))
 
 
 def parting(seen: Seen, n: int = 6) -> str:
@@ -210,7 +220,9 @@ def begin(
         if bad:
             raise UsageError(f"the gold of {len(bad)} problems cannot be read (first: {bad[0]}). Leave them out.")
         planned = replace(planned, problems=problems)
-    return Study(build_engine(config, planned), planned, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a kernel without widgets
+        return Study(build_engine(config, planned), planned, config)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from workbench.inspector.seen import Floats
 from workbench.parts.terms import Term
 from workbench.recipe import Recipe
 from workbench.records import Judged, Tokens, TokenStats
+from workbench.text import printable
 from workbench.train.batches import entries, token_rows
+from workbench.train.intervals import aligned
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,19 @@ def pulls(tokens: Tokens, terms: Mapping[str, Term]) -> dict[str, Pull]:
         size = gradient.abs().sum(-1) / 2
         out[name] = Pull(value.detach().numpy(), size.numpy(), gradient)
     return out
+
+
+def table(found: Mapping[str, Pull], part: float = 0.8) -> str:
+    """Each term's value and pull, and on how few tokens most of the pull sits, for a terminal."""
+    rows: list[tuple[str, ...]] = [
+        ("term", "value, nat", "pull", f"tokens with {100 * part:.0f} % of the pull", "largest")
+    ]
+    for name, pull in found.items():
+        total = pull.size.sum()
+        largest = f"{100 * pull.size.max() / total:.0f} % at token {int(pull.size.argmax())}" if total > 0 else "-"
+        few = f"{pull.fewest(part)} of {len(pull.size)}"
+        rows.append((printable(name), f"{pull.value.sum():.3f}", f"{total:.3f}", few, largest))
+    return aligned(rows)
 
 
 def expected(tokens: Tokens, term: Term) -> Tensor:

@@ -5,7 +5,9 @@ matplotlib is imported when something is drawn. The colours are those of the tok
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,19 @@ _MARKS = "osD^vP"
 _WIDTH = 7.2
 
 
-def plane(arms: Sequence[ArmResult], title: str = "") -> Figure:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A drawn figure: a notebook shows it where it is a cell's value, without pyplot and its open figures."""
+
+    figure: Figure
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.figure.savefig(out, format="png")
+        return out.getvalue()
+
+
+def plane(arms: Sequence[ArmResult], title: str = "") -> Picture:
     """Accuracy against mean tokens, 95 % intervals on both axes; arms that none beats are joined and filled.
 
     Up and to the left is better. An arm that another one beats in both is hollow.
@@ -63,10 +77,10 @@ def plane(arms: Sequence[ArmResult], title: str = "") -> Figure:
     axes.set_ylim(bottom=0)
     axes.set_title(printable(title) or f"accuracy against length, {_n(arms)} problems, 95 % intervals on both axes")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
+    return Picture(figure)
 
 
-def by_group(groups: Mapping[str, Sequence[ArmResult]]) -> Figure:
+def by_group(groups: Mapping[str, Sequence[ArmResult]]) -> Picture:
     """The same two figures by group: accuracy and mean tokens of every arm, 95 % intervals."""
     figure, (left, right) = _figure(3.2, columns=2)
     names = [f"{name}\n(n={_n(arms)})" for name, arms in groups.items()]
@@ -82,10 +96,10 @@ def by_group(groups: Mapping[str, Sequence[ArmResult]]) -> Figure:
         axes.set_ylim(bottom=0)
     figure.suptitle("by steps of the reference, 95 % intervals", fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), frameon=False)
-    return figure
+    return Picture(figure)
 
 
-def differences(found: Sequence[Difference], title: str = "") -> Figure:
+def differences(found: Sequence[Difference], title: str = "") -> Picture:
     """Paired differences (and ratios) below each other with their 95 % intervals; the dashed line is no difference.
 
     Each figure has an axis of its own. Hollow: within noise.
@@ -111,10 +125,10 @@ def differences(found: Sequence[Difference], title: str = "") -> Figure:
         axes.set_ylim(len(some) - 0.5, -0.5)
         axes.set_xlabel(f"{name}, {'ratio' if some[0].reference else 'difference'} (n={some[0].estimate.n})")
     figure.suptitle(printable(title) or "paired over problems, 95 % intervals; filled: clear of noise", fontsize=10)
-    return figure
+    return Picture(figure)
 
 
-def tokens(series: Mapping[str, Seen], title: str = "") -> Figure:
+def tokens(series: Mapping[str, Seen], title: str = "") -> Picture:
     """Teacher minus student log-prob at every token of one completion, a row a teacher, on one scale.
 
     Orange bars upwards: the teacher says more; purple downwards: the student says more.
@@ -129,12 +143,12 @@ def tokens(series: Mapping[str, Seen], title: str = "") -> Figure:
     last = np.atleast_1d(np.asarray(panels))[-1]
     _token_axis(last, next(iter(series.values())).text)
     figure.suptitle(printable(title) or "teacher minus student log-prob of the token that was written", fontsize=10)
-    return figure
+    return Picture(figure)
 
 
 def strip(
     rows: Mapping[str, Floats], text: Sequence[str], title: str = "", unit: str = "share of the row, %"
-) -> Figure:
+) -> Picture:
     """One row a method, one column a token: the share of a row's total that each token has. Dark is much.
 
     A row without anything (equal contexts, closed gates) is hatched and says so.
@@ -149,10 +163,10 @@ def strip(
     _token_axis(axes, text)
     figure.colorbar(image, ax=axes, label=unit, shrink=0.9)
     axes.set_title(printable(title) or "where each method pulls")
-    return figure
+    return Picture(figure)
 
 
-def intervals(found: Mapping[str, Estimate], unit: str, title: str = "", reference: float | None = None) -> Figure:
+def intervals(found: Mapping[str, Estimate], unit: str, title: str = "", reference: float | None = None) -> Picture:
     """Named estimates below each other with their 95 % intervals and n."""
     figure, axes = _figure(1.2 + 0.4 * len(found))
     for k, estimate in enumerate(found.values()):
@@ -163,11 +177,11 @@ def intervals(found: Mapping[str, Estimate], unit: str, title: str = "", referen
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(unit)
     axes.set_title(printable(title) or "95 % intervals, problems resampled")
-    return figure
+    return Picture(figure)
 
 
 def _figure(height: float, **grid: Any) -> tuple[Figure, Any]:
-    """One figure with axes, apart from pyplot's list of open ones: a notebook shows it as its cell's value."""
+    """One figure with axes, as small multiples where asked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), dpi=100, layout="constrained")
