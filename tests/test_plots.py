@@ -67,7 +67,10 @@ def test_differences_are_hollow_within_noise() -> None:
     accuracy, tokens = picture.figure.axes
     assert [c.lines[0].get_markerfacecolor() for c in accuracy.containers] == [plots.BLUE, "white"]
     assert [float(c.lines[0].get_xdata()[0]) for c in tokens.containers] == [0.98, 1.0]
-    assert [line.get_xdata()[0] for axes in (accuracy, tokens) for line in axes.lines if line.get_ls() == "--"] == [0, 1]
+    assert [line.get_xdata()[0] for axes in (accuracy, tokens) for line in axes.lines if line.get_ls() == "--"] == [
+        0,
+        1,
+    ]
 
 
 def test_tokens_are_coloured_by_who_says_more_and_stand_under_their_bars() -> None:

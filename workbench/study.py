@@ -179,9 +179,10 @@ class Study:
     def say(self, texts: Mapping[str, str]) -> list[list[Judged]]:
         """Given texts (problem id -> text) as completions of the student, ended as its template ends one, judged."""
         verify, found = verify_with(self.planned.verifier), []
+        uncut = replace(self.recipe.sampling, max_new_tokens=self.engine.max_length)
         for problem in (p for p in self.held_out if p.id in texts):
             request = Request(problem, self.recipe.student)
-            rollout = self.engine.pen.rollout(texts[problem.id], request, "student", self.recipe.sampling)
+            rollout = self.engine.pen.rollout(texts[problem.id], request, "student", uncut)
             found.append(Judged(rollout, verify(rollout)))
         return compared(self.recipe, found, {})
 
@@ -191,7 +192,7 @@ class Study:
         """What both roles make of rollouts, under the study's recipe; or another teacher's view, or another recipe."""
         looked = self.recipe if recipe is None else recipe
         if teacher is not None:
-            looked = replace(looked, teacher=teacher)
+            looked = replace(looked, teacher=teacher, name=f"{looked.name}, teacher sees {teacher!r}")
         return measure(Stage(self.engine, looked), groups)
 
 
@@ -242,7 +243,7 @@ class Embedded:
         return f"<{self.title}: {len(self.page)} characters of HTML>"
 
 
-def show(seen: Seen | Sequence[Seen], title: str = "", *, linked: bool = False, height: int = 420) -> Embedded:
+def show(seen: Seen | Sequence[Seen], title: str = "", *, linked: bool = False, height: int = 680) -> Embedded:
     """The token view of completions for a notebook: static HTML in a frame that can reach nothing.
 
     `linked`: one selection and one scroll for all.

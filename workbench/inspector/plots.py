@@ -162,7 +162,7 @@ def strip(
     axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
     _token_axis(axes, text)
     figure.colorbar(image, ax=axes, label=unit, shrink=0.9)
-    axes.set_title(printable(title) or "where each method pulls")
+    axes.set_title(printable(title) or "share of a method's pull (gradient at the logits) that each token has")
     return Picture(figure)
 
 
