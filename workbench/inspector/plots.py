@@ -87,7 +87,7 @@ def by_group(groups: Mapping[str, Sequence[ArmResult]]) -> Picture:
     arms = [arm.name for arm in next(iter(groups.values()), ())]
     for k, name in enumerate(arms):
         some = [next(a for a in found if a.name == name).arm for found in groups.values()]
-        place = np.arange(len(some)) + (k - (len(arms) - 1) / 2) * 0.16
+        place = np.arange(len(some), dtype=np.float64) + (k - (len(arms) - 1) / 2) * 0.16
         _points(left, place, [a.accuracy for a in some], k, name, scale=100)
         _points(right, place, [a.tokens for a in some], k, name)
     for axes, unit in ((left, "right answers, %"), (right, "mean tokens a completion")):
