@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -52,15 +53,21 @@ def text_of(book: Any) -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
+def processor() -> float:
+    """Seconds of processor time that finished kernels took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main(names: Sequence[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     for path in [Path(name) for name in names] or sorted(FOLDER.glob("*.ipynb")):
-        start = time.monotonic()
+        start, spent = time.monotonic(), processor()
         book = executed(path)
         if outputs := os.environ.get("WB_NB_OUTPUTS"):
             (Path(outputs) / path.name).write_text(text_of(book), encoding="utf-8")
         path.write_text(text_of(stripped(book)), encoding="utf-8")
-        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{path.name}: {time.monotonic() - start:.0f} s, {processor() - spent:.0f} s of processors", flush=True)
     return 0
 
 

@@ -57,7 +57,10 @@ def test_bins_say_their_n() -> None:
     assert "1 step\n(n=1)" in said
     assert "2 steps\n(n=2)" in said
     left = picture.figure.axes[0]
-    assert [list(c.lines[0].get_ydata()) for c in left.containers] == [[100.0, 50.0], [0.0, 50.0]]
+    assert [float(c.lines[0].get_ydata()[0]) for c in left.containers] == [100.0, 50.0, 0.0, 50.0], "arm by arm"
+    assert not any(c.has_yerr for c in left.containers), "two problems have no 95 % interval"
+    many = plots.by_group(by_group([arm("a", *[True, False] * 3)], {f"p{i}": "1 step" for i in range(6)}))
+    assert all(c.has_yerr for axes in many.figure.axes for c in axes.containers), "six have"
 
 
 def test_differences_are_hollow_within_noise() -> None:

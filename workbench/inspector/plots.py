@@ -16,7 +16,7 @@ from workbench.inspector.seen import Floats, Seen
 from workbench.text import printable
 from workbench.train.comparison import pareto
 from workbench.train.evaluate import ArmResult
-from workbench.train.intervals import Difference, Estimate
+from workbench.train.intervals import FEWEST, Difference, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,8 +74,9 @@ def plane(arms: Sequence[ArmResult], title: str = "") -> Picture:
         )
     axes.set_xlabel("mean tokens a completion (fewer is better)")
     axes.set_ylabel("right answers, %")
-    axes.set_ylim(bottom=0)
-    axes.set_title(printable(title) or f"accuracy against length, {_n(arms)} problems, 95 % intervals on both axes")
+    _from_zero(axes)
+    said = f"{_n(arms)} problems, 95 % intervals on both axes; filled and joined: no other arm is better in both"
+    axes.set_title(printable(title) or said)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return Picture(figure)
 
@@ -93,8 +94,10 @@ def by_group(groups: Mapping[str, Sequence[ArmResult]]) -> Picture:
     for axes, unit in ((left, "right answers, %"), (right, "mean tokens a completion")):
         axes.set_xticks(range(len(names)), names)
         axes.set_ylabel(unit)
-        axes.set_ylim(bottom=0)
-    figure.suptitle("by steps of the reference, 95 % intervals", fontsize=10)
+        _from_zero(axes)
+    figure.suptitle(
+        f"by steps of the reference, 95 % intervals; hollow: fewer than {FEWEST} problems, no interval", fontsize=10
+    )
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), frameon=False)
     return Picture(figure)
 
@@ -200,10 +203,17 @@ def _arms(estimate: Estimate, scale: float = 1.0) -> list[list[float]]:
 
 
 def _points(axes: Axes, place: Floats, found: Sequence[Estimate], k: int, name: str, scale: float = 1.0) -> None:
-    ends = np.concatenate([_arms(e, scale) for e in found], axis=1)
-    values = [scale * e.value for e in found]
     mark, colour = _MARKS[k % len(_MARKS)], _COLOURS[k % len(_COLOURS)]
-    axes.errorbar(place, values, yerr=ends, fmt=mark, color=colour, ms=6, capsize=2, label=printable(name))
+    axes.plot([], [], mark, color=colour, ms=6, label=printable(name))
+    for x, estimate in zip(place, found, strict=True):
+        enough = estimate.n >= FEWEST
+        fill, ends = (colour, _arms(estimate, scale)) if enough else ("white", None)
+        axes.errorbar(x, scale * estimate.value, yerr=ends, fmt=mark, color=colour, mfc=fill, ms=6, capsize=2)
+
+
+def _from_zero(axes: Axes) -> None:
+    """The axis begins at zero, with room for a mark that stands there."""
+    axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
 
 
 def _label(arm: ArmResult, front: bool) -> str:
