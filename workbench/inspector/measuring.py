@@ -56,7 +56,7 @@ class Numbers:
     def unknown(cls, n: int, asked: int = 0) -> Numbers:
         """Nothing is known of n tokens."""
         nan = {name: np.full(n, np.nan) for name in FLOATS}
-        return cls(**nan, **{r: np.full(n, -1) for r in RANKS}, tops=None, asked=np.full((asked, n), np.nan))  # type: ignore[arg-type]
+        return cls(**nan, **{r: np.full(n, -1) for r in RANKS}, tops=None, asked=np.full((asked, n), np.nan))
 
     @classmethod
     def joined(cls, parts: Sequence[Numbers]) -> Numbers:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.divergence import Divergence, EntryClipped
-from workbench.inspector.seen import COUNTED, Floats
+from workbench.inspector.seen import COUNTED, Floats, Ints
 from workbench.parts.gates import Gate
 from workbench.parts.terms import Distill
 from workbench.parts.weights import SkipFirst
 from workbench.recipe import Recipe
 from workbench.records import Judged
 from workbench.train.batches import Entry
+from workbench.train.objective import Signal
 
 CLIPPED, TURNED = "clipped", "clipped, gradient turned around"
 _BINDS = 1e-5
@@ -48,25 +50,49 @@ def clippable(recipe: Recipe) -> list[tuple[int, Divergence]]:
     ]
 
 
-def reasons(
-    recipe: Recipe, entry: Entry, values: Floats, weights: Floats, turned: Mask | None, unclipped: Floats
-) -> tuple[str, ...]:
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What a loss made of n tokens of one rollout: values and weights (K, n), `Signal.turned` (n,)."""
+
+    values: Floats
+    weights: Floats
+    turned: Mask | None = None
+    planned: Mask | None = None
+    """(n,) the tokens that the recipe's plans let count; None: all."""
+
+    @classmethod
+    def nothing(cls, recipe: Recipe, n: int) -> Share:
+        """They are in no loss and nobody knows what they would have been."""
+        return cls(np.full((len(recipe.terms), n), np.nan), np.zeros((len(recipe.terms), n)))
+
+    @classmethod
+    def each(cls, signal: Signal) -> Iterator[tuple[Entry, slice, Share]]:
+        """A micro-batch by rollout, with the rows of each."""
+        values, weights = signal.values.double().numpy(), signal.weights.double().numpy()
+        turned = None if signal.turned is None else signal.turned.cpu().numpy() != 0
+        start = 0
+        for one in signal.batch:
+            rows = slice(start, start + len(one.tokens))
+            planned = None if one.reading is None else one.reading.weight.numpy() != 0
+            yield one, rows, cls(values[:, rows], weights[:, rows], None if turned is None else turned[rows], planned)
+            start = rows.stop
+
+
+def reasons(recipe: Recipe, share: Share, unclipped: Floats, first: int = 0) -> tuple[str, ...]:
     """One reason a token of a rollout that is learnt from.
 
     Args:
         recipe: with numbers for schedules.
-        entry: the rollout.
-        values: (K, n) of the terms, as the loss has them.
-        weights: (K, n).
-        turned: (n,) or None, as `Signal.turned`.
+        share: what the loss made of the tokens.
         unclipped: (m, n) values of `clippable`, NaN where not known.
+        first: position of the first of the tokens.
     """
-    n = len(entry.tokens)
+    values, weights, n = share.values, share.weights, share.weights.shape[1]
     said = np.full(n, COUNTED, dtype=object)
-    for mask, words in (*_clips(recipe, values, weights, unclipped), *_turns(turned)):
+    for mask, words in (*_clips(recipe, values, weights, unclipped), *_turns(share.turned)):
         said[mask] = words
     open_ = ~(weights != 0).any(0)
-    for mask, words in _left_out(recipe, entry):
+    for mask, words in _left_out(recipe, np.arange(first, first + n), share.planned):
         said[open_ & mask] = words
         open_ &= ~mask
     return tuple(said.tolist())
@@ -87,16 +113,15 @@ def _clips(recipe: Recipe, values: Floats, weights: Floats, unclipped: Floats) -
             yield (row - values[k] > _BINDS * (1 + np.abs(row))) & (weights[k] != 0), CLIPPED
 
 
-def _left_out(recipe: Recipe, entry: Entry) -> Iterator[tuple[Mask, str]]:
+def _left_out(recipe: Recipe, position: Ints, planned: Mask | None) -> Iterator[tuple[Mask, str]]:
     """Where each part of the recipe that can leave a token out may have done so, the most certain first."""
-    n, position = len(entry.tokens), np.arange(len(entry.tokens))
+    n = len(position)
     gates: Sequence[object] = [recipe.token_weight, *(getattr(term, "token_weight", None) for term in recipe.terms)]
     for part in gates:
         if isinstance(part, SkipFirst):
             yield position < part.tokens, f"skipped: first {part.tokens}"
-    planned = np.ones(n, bool) if entry.reading is None else entry.reading.weight.numpy() != 0
     plans = [type(plan).__name__ for plan in recipe.plans if "weight" in plan.sets]
-    if plans:
+    if plans and planned is not None:
         yield ~planned, f"left out by {' or '.join(plans)}"
     others = dict.fromkeys(type(gate).__name__ for gate in gates if gate is not None)
     if others:

@@ -13,11 +13,11 @@ from workbench.engine.engine import Engine
 from workbench.errors import InputError
 from workbench.inspector.measuring import Numbers, numbers
 from workbench.inspector.pieces import named, pieces
-from workbench.inspector.reasons import Mask, clippable, kept_out, reasons
+from workbench.inspector.reasons import Share, clippable, kept_out, reasons
 from workbench.inspector.seen import Floats, Seen, Source
 from workbench.parts.gates import Gate
 from workbench.recipe import Recipe
-from workbench.records import Judged
+from workbench.records import Judged, Problem
 from workbench.train.batches import Denominators, Entry, entries, entry, micro_batches
 from workbench.train.judging import Verifier
 from workbench.train.objective import Signal, objective
@@ -27,6 +27,8 @@ from workbench.train.step import gated
 
 TOP = 10
 """Entries a role that are kept of a distribution."""
+Behind = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""The student's and the teacher's prompt."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +43,18 @@ class Stage:
     step: int = 0
     rates: Mapping[str, float] = field(default_factory=dict)
     """Pass rates as last surveyed, for the curricula that ask."""
-
-
-@dataclass(frozen=True, eq=False)
-class Share:
-    """What a loss made of one rollout of n tokens: values and weights (K, n), turned (n,)."""
-
-    values: Floats
-    weights: Floats
-    turned: Mask | None = None
-
-    @classmethod
-    def nothing(cls, recipe: Recipe, n: int) -> Share:
-        """It is in no loss and nobody knows what it would have been."""
-        return cls(np.full((len(recipe.terms), n), np.nan), np.zeros((len(recipe.terms), n)))
-
-    @classmethod
-    def each(cls, signal: Signal) -> Iterator[tuple[Entry, slice, Share]]:
-        """A micro-batch by rollout, with the rows of each."""
-        values, weights = signal.values.double().numpy(), signal.weights.double().numpy()
-        turned = None if signal.turned is None else signal.turned.cpu().numpy() != 0
-        start = 0
-        for one in signal.batch:
-            rows = slice(start, start + len(one.tokens))
-            yield one, rows, cls(values[:, rows], weights[:, rows], None if turned is None else turned[rows])
-            start = rows.stop
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    """By id: what a branch of a recorded rollout is judged as."""
 
 
 @torch.no_grad()
 def measure(
-    stage: Stage, groups: Sequence[Sequence[Judged]], source: Source = "recomputed", *, top: int = TOP
+    stage: Stage,
+    groups: Sequence[Sequence[Judged]],
+    source: Source = "recomputed",
+    *,
+    top: int = TOP,
+    behind: Behind | None = None,
 ) -> list[Seen]:
     """Every rollout of some groups, kept or not, in their order.
 
@@ -83,10 +67,12 @@ def measure(
         groups: as `train.step.compared` gives them: by problem, with advantages.
         source: what the records are marked as.
         top: entries a role in `Seen.tops`; 0: none.
+        behind: the prompts that all of them stand behind; None: the recipe's contexts for each.
     """
     recipe, engine = stage.recipe, stage.engine
     passed, refused = gated(recipe, [list(group) for group in groups])
-    kept = planned(recipe, engine, entries(engine, recipe, passed, shown=True))
+    whole = [[judged for judged in group if judged.rollout.stop != "cancelled"] for group in passed]
+    kept = planned(recipe, engine, _behind(entries(engine, recipe, whole, shown=True), behind))
     found = dict(_scored(stage, kept, Denominators.of(recipe, kept), refused, source, top=top))
     kept_ids = {id(one.judged) for one in kept}
     rest = [
@@ -95,10 +81,16 @@ def measure(
         for judged in group
         if id(judged) not in kept_ids
     ]
-    full = [one for one in rest if one.tokens]
+    full = _behind([one for one in rest if one.tokens], behind)
     found |= dict(_scored(stage, full, None, refused, source, top=top))
     found |= {id(one.judged): bare(stage, one, refused.get(id(one.judged)), source) for one in rest if not one.tokens}
     return [found[id(judged)] for group in groups for judged in group]
+
+
+def _behind(some: Sequence[Entry], prompts: Behind | None) -> list[Entry]:
+    if prompts is None:
+        return list(some)
+    return [replace(one, student_prompt=prompts[0], teacher_prompt=prompts[1]) for one in some]
 
 
 def _scored(
@@ -164,7 +156,7 @@ def look(stage: Stage, signal: Signal, *, top: int = TOP) -> Numbers:
 
 def learnt(stage: Stage, one: Entry, share: Share, counts: Denominators, read: Numbers, source: Source) -> Seen:
     """A rollout that the loss sees."""
-    why = reasons(stage.recipe, one, share.values, share.weights, share.turned, read.asked)
+    why = reasons(stage.recipe, share, read.asked)
     return _seen(stage, one, share, read, (_ordinary(stage.recipe, counts, one, share.weights), why), source)
 
 
@@ -197,11 +189,13 @@ def _seen(
 ) -> Seen:
     engine, rollout, tokenizer = stage.engine, one.judged.rollout, stage.engine.tokenizer
     problem = rollout.problem
-    shown = set(rollout.tokens)
-    if read.tops is not None:
-        shown.update(read.tops.student_ids.ravel().tolist(), read.tops.teacher_ids.ravel().tolist())
     teacher = one.teacher_prompt or ()
-    speaks = engine.speaker("teacher").tokenizer if teacher and engine.sees("teacher") else tokenizer
+    named_ids: set[int] = set()
+    prompts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    if read.tops is not None:  # somebody will look at it
+        named_ids.update(rollout.tokens, read.tops.student_ids.ravel(), read.tops.teacher_ids.ravel())
+        speaks = engine.speaker("teacher").tokenizer if teacher else tokenizer
+        prompts = pieces(tokenizer, one.student_prompt), pieces(speaks, teacher)
     return Seen(
         problem=problem.id,
         token_ids=rollout.tokens,
@@ -212,10 +206,10 @@ def _seen(
         terms=term_names(stage.recipe),
         values=share.values,
         weights=share.weights,
-        pieces=named(tokenizer, shown),
+        pieces=named(tokenizer, map(int, named_ids)),
         student_prompt=one.student_prompt,
         teacher_prompt=teacher,
-        prompts=(pieces(tokenizer, one.student_prompt), pieces(speaks, teacher)),
+        prompts=prompts,
         run=stage.run,
         rollout=f"{stage.step}/{problem.id}/{rollout.author}/{rollout.index}",
         step=stage.step,

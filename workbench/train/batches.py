@@ -36,9 +36,7 @@ class Entry:
         return max(len(self.student_prompt), len(self.teacher_prompt or ())) + len(self.tokens)
 
 
-def entries(
-    engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], *, shown: bool = False
-) -> list[Entry]:
+def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], *, shown: bool = False) -> list[Entry]:
     """One entry a rollout that some term learns from, under the recipe's contexts; peers are the rest of its group."""
     return [
         entry(engine, recipe, judged, group, shown=shown)
