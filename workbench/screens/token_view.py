@@ -54,7 +54,7 @@ class _Meta(type(gr.HTML)):  # type: ignore[misc]
     """Gradio's metaclass writes a .pyi file beside every source file that defines a component; ours does not."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
-        attrs["__init__"] = updateable(attrs["__init__"])
+        attrs["__init__"] = updateable(attrs["__init__"])  # type: ignore[no-untyped-call]
         return ABCMeta.__new__(cls, name, bases, attrs)
 
 
@@ -93,6 +93,10 @@ class TokenView(gr.HTML, metaclass=_Meta):
             branches=branch,
             **others,
         )
+
+    def postprocess(self, value: str | None) -> str | None:
+        """The value as it is: it is data, and a tag in what a model wrote is none of ours to warn about."""
+        return value
 
     def get_block_name(self) -> str:
         """The frontend's own component."""

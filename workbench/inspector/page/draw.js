@@ -85,25 +85,25 @@ function percentile(values, share) {
 function shade(mode, value, limit) {
   if (!known(value)) return NaN;
   if (MODES[mode].ranks) return value < 0 ? NaN : Math.min(1, Math.log10(value + 1) / limit);
-  return Math.max(-1, Math.min(1, value / limit));
+  return Math.max(-1, Math.min(1, (MODES[mode].weights ? Math.abs(value) : value) / limit));
 }
 
-// The tokens that carry `share` percent of the divergence of what is in the loss: fewest first.
+const counts = (w) => Number.isFinite(w) && w !== 0;
+
+// What a token adds to the divergence: its weight in the loss times its own.
+const adds = (div, w) => (counts(w) && Number.isFinite(div) ? w * div : 0);
+
+// The fewest tokens that carry `share` percent of the divergence, as diagnostics/where.py counts them.
 function carriers(div, weight, share) {
-  const counted = [];
-  let total = 0;
-  for (let t = 0; t < div.length; t++) {
-    if (weight[t] > 0 && Number.isFinite(div[t])) { counted.push(t); total += Math.abs(div[t]); }
-  }
-  counted.sort((a, b) => Math.abs(div[b]) - Math.abs(div[a]));
-  const kept = new Set();
+  const sizes = div.map((d, t) => Math.abs(adds(d, weight[t]))), order = [...sizes.keys()].sort((a, b) => sizes[b] - sizes[a]);
+  const total = sizes.reduce((a, b) => a + b, 0), kept = new Set();
   let sum = 0;
-  for (const t of counted) {
-    if (sum >= total * share / 100 - 1e-12 || div[t] === 0) break;
-    sum += Math.abs(div[t]);
+  for (const t of order) {
+    if (!(sum < (total * share * (1 - 1e-12)) / 100)) break;
+    sum += sizes[t];
     kept.add(t);
   }
-  return { kept, counted: counted.length, total };
+  return { kept, counted: weight.filter(counts).length, total: div.reduce((a, d, t) => a + adds(d, weight[t]), 0) };
 }
 
 function sentence(found, share, all) {
@@ -144,21 +144,21 @@ function strip(canvas, view) {
   const { div, w, text, why } = view.data, n = div.length, top = 18, base = box.height - 18, tall = base - top;
   if (!n) return;
   const x = (t) => (t / n) * box.width, sums = new Float64Array(n + 1);
-  for (let t = 0; t < n; t++) sums[t + 1] = sums[t] + (w[t] > 0 && Number.isFinite(div[t]) ? div[t] : 0);
-  const most = Math.max(1e-9, percentile(div.filter((v, t) => w[t] > 0), 0.995)), total = sums[n];
+  for (let t = 0; t < n; t++) sums[t + 1] = sums[t] + adds(div[t], w[t]);
+  const most = Math.max(1e-9, percentile(div.map((d, t) => adds(d, w[t])).filter((x) => x), 0.995)), total = sums[n];
   const peak = Math.max(1e-9, sums.reduce((a, b) => Math.max(a, Math.abs(b)), 0));
   const bars = new Float64Array(Math.ceil(box.width)), shut = new Uint8Array(bars.length);
   for (let t = 0; t < n; t++) {
     const from = Math.floor(x(t)), to = Math.max(from + 1, Math.floor(x(t + 1)));
     for (let p = from; p < to && p < bars.length; p++) {
-      if (w[t] > 0) bars[p] = Math.max(bars[p], Math.min(1, Math.abs(div[t]) / most || 0)); else shut[p] = 1;
+      if (counts(w[t])) bars[p] = Math.max(bars[p], Math.min(1, Math.abs(adds(div[t], w[t])) / most)); else shut[p] = 1;
     }
   }
   pen.fillStyle = colour("--tv-strip");
   bars.forEach((v, p) => pen.fillRect(p, base - v * tall, 1, v * tall));
   pen.fillStyle = colour("--tv-muted");
   shut.forEach((v, p) => { if (v && p % 4 < 2) pen.fillRect(p, base, 1, 4); });
-  why.forEach((v, t) => { if (w[t] > 0 && v !== "counted") pen.fillRect(x(t), base, Math.max(2, x(1)), 4); });
+  why.forEach((v, t) => { if (counts(w[t]) && v !== "counted") pen.fillRect(x(t), base, Math.max(2, x(1)), 4); });
   if (n > WINDOW) { pen.fillStyle = colour("--tv-shadow"); pen.fillRect(x(view.first), 0, x(WINDOW), box.height); }
   pen.beginPath();
   for (let p = 0; p <= box.width; p++) {

@@ -14,7 +14,7 @@ function showFile(group) {
     const packed = JSON.parse(sheet.firstElementChild.textContent), { value } = packed, facts = value.facts || {};
     sheet.firstElementChild.remove();
     const head = el("h2"), root = el("div");
-    fill(head, (value.rollout || "completion") + ", " + whole(value.text.length) + " tokens", 300);
+    fill(head, "Rollout " + (value.rollout || "") + ", " + whole(value.text.length) + " tokens", 300);
     sheet.append(head);
     if (facts.question) sheet.append(fill(el("p", "tv-question"), facts.question, 4000));
     sheet.append(root);

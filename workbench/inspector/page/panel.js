@@ -32,32 +32,35 @@ function table(name, heads, rows) {
   return box;
 }
 
-function measures(data, t, name) {
-  const rank = (r) => (known(r) && r >= 0 ? whole(r) : "unknown"), box = el("div");
-  box.append(table("tv-both", ["", "student", "teacher"], [
+function roles(data, t) {
+  const rank = (r) => (known(r) && r >= 0 ? whole(r) : "unknown");
+  return table("tv-both", ["", "student", "teacher"], [
     ["log-prob, nat", nat(data.logp_s[t]), nat(data.logp_t[t])],
-    ["probability", percent(data.logp_s[t]), percent(data.logp_t[t])],
     ["rank", rank(data.rank_s[t]), rank(data.rank_t[t])],
     ["entropy, nat", nat(data.ent_s[t]), nat(data.ent_t[t])],
-  ]));
-  box.append(table("tv-one-column", ["", "nat"], [
+  ]);
+}
+
+function divergences(data, t, name) {
+  const box = el("div"), why = data.why[t], counted = counts(data.w[t]);
+  box.append(table("tv-one-column", ["divergence at this token", "nat"], [
     ["forward KL = KL(teacher || student)", nat(data.fkl[t])],
     ["reverse KL = KL(student || teacher)", nat(data.rkl[t])],
     ["JSD, equal weights", nat(data.jsd[t])],
-    ["in the loss: " + name, nat(data.div[t])],
+    ["the loss takes: " + name.split(" = ")[0], nat(data.div[t])],
   ]));
-  const counted = data.w[t] > 0, why = data.why[t] === "counted" ? "counted" : data.why[t];
   const line = el("p", "tv-why", "weight " + (known(data.w[t]) ? Number(data.w[t].toPrecision(4)) : "unknown") + ", ");
   fill(line.appendChild(el("span")), why, 300);
-  if (!counted) line.classList.add("tv-off");
+  if (!counted) line.prepend(el("span", "tv-swatch tv-off"), " not in the loss: ");
   box.append(line);
   return box;
 }
 
 function bar(logp, name) {
-  const cell = el("span", "tv-share"), fillin = el("span", "tv-fill " + name);
-  fillin.style.width = (known(logp) ? Math.min(100, 100 * Math.exp(logp)) : 0).toFixed(1) + "%";
-  cell.append(fillin, el("span", "tv-share-text", percent(logp)));
+  const cell = el("span", "tv-share"), track = el("span", "tv-track"), full = el("span", "tv-fill " + name);
+  full.style.width = (known(logp) ? Math.min(100, 100 * Math.exp(logp)) : 0).toFixed(1) + "%";
+  track.append(full);
+  cell.append(track, el("span", "tv-share-text", percent(logp)));
   return cell;
 }
 
@@ -134,6 +137,6 @@ function facts(about) {
   add("written by", about.author);
   add("ended", about.stop === "length" ? "truncated" : about.stop);
   add("recipe", about.recipe);
-  add("numbers", about.source);
+  add("numbers", { recorded: "recorded by the step", recomputed: "recomputed now", live: "live" }[about.source] || about.source);
   return box;
 }

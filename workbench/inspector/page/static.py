@@ -17,7 +17,7 @@ from typing import Any
 from workbench.inspector.page.value import document, dumps
 from workbench.inspector.seen import Seen
 
-_SCRIPTS = ("draw.js", "panel.js", "tokens.js")
+_SCRIPTS = ("draw.js", "panel.js", "frame.js", "tokens.js")
 
 _FRAME = """<!doctype html>
 <html lang="en">
@@ -111,5 +111,4 @@ def _title(documents: Sequence[dict[str, Any]]) -> str:
     if not documents:
         return "no completions"
     value = documents[0]["value"]
-    more = f" and {len(documents) - 1} more" if len(documents) > 1 else ""
-    return " ".join(x for x in (value["run"], value["rollout"] or "completion") if x) + more
+    return str(value["run"] or value["facts"]["problem"] or "completion")

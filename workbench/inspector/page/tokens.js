@@ -3,12 +3,10 @@
 const COLUMNS = ["text", "id", "delta", "div", "w", "why", "ent_s", "ent_t", "rank_s", "rank_t", "fkl", "rkl", "jsd", "logp_s", "logp_t"];
 const WORDS = new Set(["text", "why"]);
 const groups = (globalThis.workbenchTokenViews ??= new Map()); // views of one page that move together
-let serial = 0;
 
-class TokenView {
+class TokenView extends TokenFrame {
   constructor(root, host) {
-    this.host = host;
-    this.root = root;
+    super(root, host);
     this.name = "tv" + (globalThis.workbenchTokenSerial = (globalThis.workbenchTokenSerial || 0) + 1);
     this.at = -1;
     this.first = 0;
@@ -29,89 +27,6 @@ class TokenView {
     this.spans = [];
     this.about = {};
     this.details = new Map();
-  }
-
-  build() {
-    this.root.classList.add("tv");
-    this.root.replaceChildren();
-    this.head = el("div");
-    this.foot = el("div");
-    const bar = el("div", "tv-bar");
-    this.modes = this.choice(bar, "Colour", Object.entries(MODES).map(([k, v]) => [k, v.name]), (v) => this.shared({ mode: v }));
-    this.scales = this.choice(bar, "Scale", [["fixed", FIXED + " nat"], ["p99", "99th percentile"]], (v) => this.shared({ scale: v }));
-    const found = this.field(bar, "Search");
-    this.search = el("input", "tv-search");
-    this.search.type = "search";
-    this.search.addEventListener("input", () => this.find());
-    this.search.addEventListener("keydown", (e) => this.searching(e));
-    this.found = el("output", "tv-found");
-    found.append(this.search, this.found);
-    const limit = this.field(bar, "Threshold");
-    this.slider = Object.assign(el("input", "tv-slider"), { type: "range", min: 10, max: 100, step: 5, value: 100 });
-    this.slider.addEventListener("input", () => this.shared({ share: Number(this.slider.value) }));
-    limit.append(this.slider);
-    this.said = el("p", "tv-said");
-    const acts = el("div", "tv-acts");
-    acts.append(
-      button("Previous", "previous token above the threshold (p)", () => this.step(-1)),
-      button("Next", "next token above the threshold (n)", () => this.step(1)),
-      button("Detail", "go to the numbers of the selected token (Enter)", () => this.open()),
-      button("Copy", "copy the numbers of the selected token (c)", () => this.copy()),
-    );
-    if (this.host.branch) acts.append((this.branching = button("Branch", "continue with the teacher's choice (b)", () => this.branch())));
-    acts.append(this.helped());
-    this.legend = el("div", "tv-legends");
-    this.pages = el("div", "tv-pages");
-    this.list = el("div", "tv-tokens");
-    for (const [k, v] of [["role", "listbox"], ["tabindex", "0"], ["aria-label", "tokens of the completion"], ["dir", "ltr"]]) this.list.setAttribute(k, v);
-    this.list.addEventListener("click", (e) => { const s = e.target.closest("[role=option]"); if (s) this.select(Number(s.dataset.t)); });
-    this.list.addEventListener("keydown", (e) => this.key(e));
-    this.list.addEventListener("scroll", () => this.scrolled());
-    this.panel = el("section", "tv-detail");
-    this.panel.tabIndex = -1;
-    this.panel.setAttribute("aria-label", "the selected token");
-    this.panel.addEventListener("keydown", (e) => { if (e.key === "Escape") this.list.focus(); });
-    this.line = el("p", "tv-line", "Select a token to see what both roles thought of it.");
-    this.line.setAttribute("aria-live", "polite");
-    this.rows = el("div", "tv-rows");
-    this.panel.append(this.line, this.rows);
-    this.canvas = el("canvas", "tv-strip");
-    this.canvas.setAttribute("role", "img");
-    this.canvas.addEventListener("click", (e) => {
-      const box = this.canvas.getBoundingClientRect();
-      this.select(Math.floor(((e.clientX - box.left) / box.width) * this.data.n));
-    });
-    const left = el("div", "tv-left");
-    left.append(this.pages, this.list, el("p", "tv-strip-name", "cumulative divergence; bars are tokens, ticks below the line are tokens out of the loss or cut"), this.canvas);
-    const main = el("div", "tv-main");
-    main.append(left, this.panel);
-    this.root.append(this.head, bar, acts, this.said, this.legend, main, this.foot);
-    new ResizeObserver(() => this.later()).observe(this.canvas);
-  }
-
-  field(bar, name) {
-    const label = el("label", "tv-field");
-    label.append(el("span", "tv-label", name));
-    bar.append(label);
-    return label;
-  }
-
-  choice(bar, name, options, act) {
-    const box = el("select", "tv-select");
-    for (const [value, text] of options) box.append(Object.assign(el("option", "", text), { value }));
-    box.addEventListener("change", () => act(box.value));
-    this.field(bar, name).append(box);
-    return box;
-  }
-
-  helped() {
-    const help = el("details", "tv-help"), list = el("dl", "tv-keys");
-    help.append(el("summary", "tv-button", "Keys"), list);
-    const keys = [["← → ↑ ↓, Home, End", "move"], ["n, p", "next and previous above the threshold"], ["[ ]", "threshold"],
-      ["/", "search"], ["Enter", "numbers of the token"], ["c", "copy them"], ["Esc", "back, or nothing selected"]];
-    if (this.host.branch) keys.push(["b", "continue with the teacher's choice"]);
-    for (const [k, v] of keys) list.append(el("dt", "", k), el("dd", "", v));
-    return help;
   }
 
   theme() {
@@ -150,6 +65,7 @@ class TokenView {
     this.data.n = this.data.text.length;
     for (const t of [...this.details.keys()]) if (t >= kept) this.details.delete(t);
     if (news.off === 0) this.draw(); else this.append(kept);
+    if (Number.isInteger(news.at) && news.at < this.data.n) this.select(news.at, true);
   }
 
   async ask(news, since) {
@@ -187,7 +103,7 @@ class TokenView {
     for (let t = this.first + began; t < end; t++) { const s = this.span(t); this.spans.push(s); rows.append(s); }
     list.append(rows);
     this.recount();
-    if (this.scale === "fixed") this.paint(began); else this.paint();
+    this.paint(this.scale === "fixed" && this.share === 100 && !MODES[this.mode].weights ? began : 0);
     if (bottom && began) list.scrollTop = list.scrollHeight;
     this.turn();
   }
@@ -208,14 +124,15 @@ class TokenView {
     const found = carriers(div, w, share);
     this.kept = found.kept;
     this.total = found.total;
-    this.said.textContent = n ? sentence(found, share, n) : "no tokens yet";
+    this.said.textContent = n ? sentence(found, share, n) : "No tokens yet.";
+    this.share_name.textContent = this.share < 100 ? "Threshold: " + share + " %" : "Threshold: none";
   }
 
   limit() {
     if (MODES[this.mode].ranks) return 3;
-    if (MODES[this.mode].weights) return Math.max(1, ...[...this.group].map((v) => v.data.w.reduce((a, b) => Math.max(a, b || 0), 0)));
+    if (MODES[this.mode].weights) return Math.max(1, ...[...this.group].map((v) => v.data.w.reduce((a, b) => Math.max(a, Math.abs(b) || 0), 0)));
     if (this.scale === "fixed") return FIXED;
-    const column = (v) => (v.data[this.mode] || []).filter((x, t) => v.data.w[t] > 0);
+    const column = (v) => (v.data[this.mode] || []).filter((x, t) => counts(v.data.w[t]));
     return Math.max(0.05, ...[...this.group].map((v) => percentile(column(v), 0.99)));
   }
 
@@ -238,7 +155,7 @@ class TokenView {
   dress(t, v, dims) {
     const { w, text, special } = this.data;
     let name = MODES[this.mode].diverging ? (v > 0 ? " tv-t" : " tv-s") : " tv-q";
-    if (!(w[t] > 0)) name += " tv-off";
+    if (!counts(w[t])) name += " tv-off";
     if (dims && !this.kept.has(t)) name += " tv-dim";
     if (t === this.at) name += " tv-on";
     if (this.hits.has(t)) name += " tv-hit";
@@ -383,29 +300,46 @@ class TokenView {
     this.panel.scrollIntoView({ block: "nearest" });
   }
 
-  // The numbers of the selected token, then what else the two roles would have written.
+  // What else the roles would have written at t, asked for once.
+  async more(t) {
+    if (!this.details.has(t) && this.host.detail) {
+      const { run, rollout } = this.about, more = await this.host.detail(run, rollout, t);
+      if (more && run === this.about.run && rollout === this.about.rollout) this.details.set(t, more);
+    }
+    return this.details.get(t);
+  }
+
   async show() {
-    const t = this.at, have = this.details.get(t);
+    const t = this.at, about = this.about;
+    const fill_in = (...extra) => this.rows.replaceChildren(roles(this.data, t), ...extra, divergences(this.data, t, about.div_name));
     this.line.replaceChildren(...headline(this, t));
-    this.rows.replaceChildren(measures(this.data, t, this.about.div_name));
-    if (have) { this.rows.append(alternatives(this, t, have)); return; }
-    if (!this.host.detail) return;
+    if (this.details.has(t)) { fill_in(alternatives(this, t, this.details.get(t))); return; }
+    fill_in();
     try {
-      const more = await this.host.detail(this.about.run, this.about.rollout, t);
-      if (!more) return;
-      this.details.set(t, more);
-      if (this.at === t) this.rows.replaceChildren(measures(this.data, t, this.about.div_name), alternatives(this, t, more));
+      const more = await this.more(t);
+      if (more && this.at === t && this.about === about) fill_in(alternatives(this, t, more));
     } catch (error) {
       if (this.at === t) this.rows.append(el("p", "tv-note", "What else the roles would have written could not be read."));
     }
   }
 
   // Keeps the prefix and forces a token: the one given, or what the teacher would rather have written.
-  branch(token) {
-    if (!this.host.branch || this.at < 0) return;
-    const more = this.details.get(this.at);
-    const other = token || ((more && more.alternatives) || []).find((a) => !a.written);
-    if (other) this.host.emit("branch", { ...this.where(), token: other.token, text: other.text });
+  async branch(token) {
+    const t = this.at, where = this.where();
+    if (!this.host.branch || t < 0) return;
+    const other = token || (((await this.more(t)) || {}).alternatives || []).find((a) => !a.written);
+    if (other) this.host.emit("branch", { ...where, token: other.token, text: other.text });
+  }
+
+  // The strip as a PNG on the ground it is seen on.
+  save() {
+    const image = document.createElement("canvas"), pen = image.getContext("2d");
+    Object.assign(image, { width: this.canvas.width, height: this.canvas.height });
+    pen.fillStyle = getComputedStyle(this.root).backgroundColor;
+    pen.fillRect(0, 0, image.width, image.height);
+    pen.drawImage(this.canvas, 0, 0);
+    const link = Object.assign(document.createElement("a"), { href: image.toDataURL("image/png"), download: "divergence.png" });
+    link.click();
   }
 
   async copy() {
