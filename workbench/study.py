@@ -22,6 +22,7 @@ from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.errors import UsageError, nearest
 from workbench.inspector.diagnostics.answers import answer_positions
+from workbench.inspector.diagnostics.record import TokenRecord
 from workbench.inspector.page import static
 from workbench.inspector.seen import Seen
 from workbench.inspector.trajectory import Stage, measure
@@ -82,7 +83,7 @@ def answer_logps(seen: Sequence[Seen], role: Role = "teacher") -> dict[str, list
     """
     out: dict[str, list[float | None]] = {}
     for one in seen:
-        at = answer_positions(one)
+        at = answer_positions(TokenRecord.of(one))
         logps = one.student_logp if role == "student" else one.teacher_logp
         out.setdefault(one.problem, []).append(float(logps[at].sum()) if len(at) else None)
     return out

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics.classes import share
-from workbench.inspector.diagnostics.record import TokenRecord, Written, by_problem, touching
+from workbench.inspector.diagnostics.record import TokenRecord, by_problem, touching
 from workbench.train.intervals import Estimate, bootstrap_mean
 
 SILENT = 1e-4
 """Nats below which a token says nothing (OPSA: 51.7 % of all tokens)."""
 
 
-def answer_positions(record: Written) -> NDArray[np.int64]:
+def answer_positions(record: TokenRecord) -> NDArray[np.int64]:
     """Tokens that hold the last place of the completion where the judged answer is written; none: empty.
 
     The judge's `extracted` text is looked for as written. Positions from 0.

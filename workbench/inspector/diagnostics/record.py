@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,6 @@ Full = Literal["forward_kl", "reverse_kl", "jsd"]
 _OF_TERM: dict[str, Full] = {"ForwardKL": "forward_kl", "ReverseKL": "reverse_kl", "JSD": "jsd"}
 ROUNDING = 1e-5
 """Nats below zero that float32 may make of a divergence of nothing."""
-
-
-class Written(Protocol):
-    """A judged text in tokens: a `TokenRecord`, a `Seen`."""
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """Every token as text."""
-        ...
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """None where nobody judged it."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
