@@ -38,6 +38,7 @@ def stripped(book: Any) -> Any:
     for cell in book["cells"]:
         tags = cell["metadata"].get("tags", [])
         cell["metadata"] = {"tags": tags} if tags else {}
+        cell["source"] = "".join(cell["source"]).splitlines(keepends=True)  # a line a line, for diffs
         if cell["cell_type"] == "code":
             images = [o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})]
             cell["execution_count"] = None

@@ -89,11 +89,12 @@ def test_stored_as_it_is_stored_again(path: Path) -> None:
 def test_what_is_stored_is_stripped() -> None:
     stream = {"output_type": "stream", "name": "stdout", "text": "x"}
     shown = {"output_type": "execute_result", "execution_count": 3, "data": {"image/png": "A", "text/plain": "p"}}
-    cell = {"cell_type": "code", "execution_count": 3, "metadata": {"scrolled": True}, "outputs": [stream, shown]}
+    cell = {"cell_type": "code", "execution_count": 3, "metadata": {"scrolled": True}, "source": "a\nb"}
+    cell["outputs"] = [stream, shown]
     kept = {**cell, "metadata": {"tags": ["picture"], "editable": True}}
     book = stripped({"metadata": {"kernelspec": {"name": "mine"}}, "cells": [cell, kept]})
     assert book["metadata"] == ORDINARY
-    bare = {"cell_type": "code", "execution_count": None}
+    bare = {"cell_type": "code", "execution_count": None, "source": ["a\n", "b"]}
     assert book["cells"] == [
         {**bare, "metadata": {}, "outputs": []},
         {**bare, "metadata": {"tags": ["picture"]}, "outputs": [picture("A")]},

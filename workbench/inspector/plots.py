@@ -145,7 +145,10 @@ def tokens(series: Mapping[str, Seen], title: str = "") -> Picture:
         axes.set_ylabel("nat", fontsize=8)
     last = np.atleast_1d(np.asarray(panels))[-1]
     _token_axis(last, next(iter(series.values())).text)
-    figure.suptitle(printable(title) or "teacher minus student log-prob of the token that was written", fontsize=10)
+    said = (
+        "log-prob of each written token, teacher minus student; orange, up: the teacher says more; purple, down: less"
+    )
+    figure.suptitle(printable(title) or said, fontsize=10)
     return Picture(figure)
 
 
