@@ -244,7 +244,7 @@ class Embedded:
         return f"<{self.title}: {len(self.page)} characters of HTML>"
 
 
-def show(seen: Seen | Sequence[Seen], title: str = "", *, linked: bool = False, height: int = 680) -> Embedded:
+def show(seen: Seen | Sequence[Seen], title: str = "", *, linked: bool = False, height: int = 980) -> Embedded:
     """The token view of completions for a notebook: static HTML in a frame that can reach nothing.
 
     `linked`: one selection and one scroll for all.
