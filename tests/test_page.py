@@ -152,6 +152,11 @@ def test_what_only_one_prompt_says_is_marked():
     assert shown["teacher"]["parts"] == [("<|user|>What is 1+1?", False), (" It is 2", True)]
 
 
+def test_a_word_that_both_prompts_happen_to_use_is_no_common_text():
+    shown = value.prompts(seen(["x"], prompts=(("<", "one", " the", " two", ">"), ("<", "3", " the", " 4", ">"))))
+    assert shown["student"]["parts"] == [("<", False), ("one the two", True), (">", False)]
+
+
 @given(a=st.lists(st.sampled_from("abc"), max_size=12), b=st.lists(st.sampled_from("abc"), max_size=12))
 def test_marking_keeps_both_prompts_and_what_is_unmarked_is_common(a, b):
     shown = value.prompts(seen(["x"], prompts=(tuple(a), tuple(b))))
@@ -172,6 +177,7 @@ def test_no_text_becomes_a_part_of_the_page(pieces):
     plain, there = Page(static.page([seen(["a"]), seen(["b"])], title="t")), Page(text)
     assert there.tags == plain.tags
     assert [key for key, _ in there.attributes] == [key for key, _ in plain.attributes]
+    assert not [block for block in there.of("script")[:2] if set(block) & {"<", ">", "&"}]
     data = [json.loads(block) for block in there.of("script")[:2]]
     assert data[0]["value"]["text"] == pieces
     assert data[0]["value"]["run"] == name

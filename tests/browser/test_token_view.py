@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.browser.watching import pages
 from tests.pages import HOSTILE, seen
 from workbench.inspector.diagnostics.record import TokenRecord
 from workbench.inspector.diagnostics.where import concentration
@@ -44,13 +45,19 @@ def story(n: int = 45, **others: Any):
 
 
 @pytest.fixture
-def opened(page_watched, tmp_path):
+def fresh_page(browser):
+    with pages(browser) as made:
+        yield made
+
+
+@pytest.fixture
+def opened(fresh_page, tmp_path):
     """Open a file of completions: `opened(seen, ...)` gives the watched page, drawn."""
 
     def made(*completions, linked: bool = False, **how: Any):
         path = tmp_path / f"page-{len(list(tmp_path.iterdir()))}.html"
         path.write_text(static.page(list(completions), linked=linked))
-        watched = page_watched(**how)
+        watched = fresh_page(**how)
         watched.page.goto(path.as_uri())
         watched.page.wait_for_selector("body[data-drawn]")
         return watched
@@ -283,11 +290,13 @@ def test_nothing_is_cut_off_and_nothing_is_small(opened, width, height):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_no_serious_finding_of_accessibility(opened, dark):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    watched = opened(story(weight=[0.0] * 5 + [1.0] * 40), dark=dark, bypass_csp=True)
-    page = watched.page
+    long = tuple("a line of the prompt\n" for _ in range(100))
+    made = story(weight=[0.0] * 5 + [1.0] * 40, prompts=(long, (*long, " and more")), question="What?", answer="4")
+    page = opened(made, dark=dark, height=600, bypass_csp=True).page
     tokens(page).locator("[data-t='4']").click()
-    page.get_by_text("Teacher sees, 7 tokens").click()
+    page.get_by_text("Teacher sees, 101 tokens").click()
     page.get_by_label("Threshold").fill("50")
+    page.get_by_text("Keys", exact=True).click()
     found = axe.run(page).response["violations"]
     serious = [
         (v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found if v["impact"] in ("serious", "critical")

@@ -15,6 +15,7 @@
   browser missed (a value with `off` beyond what it has). It must only look up; it runs beside the queue.
 - Views with the same `group` on a page share selection, colours, scale, threshold and scrolling.
 - A view in a tab nobody opened is not mounted: its value is drawn when it is.
+- What events carry (`.text`, `.run`) is text of a model or a file: `printable` before it enters another component.
 - To select from outside, give a value with `"at": t` (`token_value(seen, at=t)`).
 """
 
@@ -29,7 +30,7 @@ import gradio as gr
 from gradio.component_meta import updateable
 
 from workbench.inspector.page import static
-from workbench.inspector.page.value import detail, token_value
+from workbench.inspector.page.value import detail, dumps, token_value
 from workbench.inspector.seen import Seen
 
 Find = Callable[[str, str], Seen | None]
@@ -40,7 +41,7 @@ const root = element.querySelector(".tv-root");
 const view = new TokenView(root, {
   group: props.group, branch: props.branches,
   emit: (name, what) => { if (name === "token") trigger("token", what); else trigger("branch", what); },
-  detail: (run, rollout, t) => server.token_detail({ run, rollout, t }),
+  detail: (run, rollout, t) => server.token_detail({ run, rollout, t }).then((found) => found && JSON.parse(found)),
   span: (run, rollout, since) => server.token_span({ run, rollout, since }),
 });
 const take = () => view.take(props.value);
@@ -115,10 +116,10 @@ def _nothing(run: str, rollout: str) -> Seen | None:
 def _server(find: Find) -> tuple[Callable[[Any], Any], ...]:
     """What the browser may ask for, beside the queue: stored data, one argument, checked; None where there is none."""
 
-    def token_detail(asked: Any) -> dict[str, Any] | None:
-        """Both roles' likeliest tokens at one position."""
+    def token_detail(asked: Any) -> str | None:
+        """Both roles' likeliest tokens at one position; JSON in ASCII, for half a surrogate pair is no UTF-8."""
         seen, t = _found(find, asked, "t")
-        return None if seen is None or not seen.start <= t < seen.start + len(seen) else detail(seen, t)
+        return None if seen is None or not seen.start <= t < seen.start + len(seen) else dumps(detail(seen, t))
 
     def token_span(asked: Any) -> str | None:
         """The tokens from a position on."""

@@ -30,6 +30,7 @@ function showFile(group) {
   };
   theme.addEventListener("change", change);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", change);
+  matchMedia("print").addEventListener("change", () => views.forEach((view) => strip(view.canvas, view)));
   change();
   document.body.dataset.drawn = Math.round(performance.now() - began);
 }

@@ -9,7 +9,7 @@ class TokenFrame {
     this.root.classList.add("tv");
     this.root.replaceChildren();
     this.head = el("div");
-    this.foot = el("div");
+    this.foot = el("div", "tv-foot");
     const bar = el("div", "tv-bar");
     this.modes = this.choice(bar, "Colour", Object.entries(MODES).map(([k, v]) => [k, v.name]), (v) => this.shared({ mode: v }));
     this.scales = this.choice(bar, "Scale", [["fixed", FIXED + " nat"], ["p99", "99th percentile"]], (v) => this.shared({ scale: v }));
@@ -44,7 +44,7 @@ class TokenFrame {
     this.list.addEventListener("keydown", (e) => this.key(e));
     this.list.addEventListener("scroll", () => this.scrolled());
     this.panel = el("section", "tv-detail");
-    this.panel.tabIndex = -1;
+    this.panel.tabIndex = 0; // it scrolls, so keys must reach it
     this.panel.setAttribute("aria-label", "the selected token");
     this.panel.addEventListener("keydown", (e) => { if (e.key === "Escape") this.list.focus(); });
     this.line = el("p", "tv-line", "Select a token to see what both roles thought of it.");
@@ -60,8 +60,8 @@ class TokenFrame {
     const left = el("div", "tv-left");
     left.append(this.pages, this.list, el("p", "tv-strip-name", "cumulative divergence; bars are tokens, ticks below the line are tokens out of the loss or cut"), this.canvas);
     const main = el("div", "tv-main");
-    main.append(left, this.panel);
-    this.root.append(this.head, bar, this.said, this.legend, main, this.foot);
+    main.append(left, this.panel, this.foot);
+    this.root.append(this.head, bar, this.said, this.legend, main);
     new ResizeObserver(() => this.later()).observe(this.canvas);
   }
 

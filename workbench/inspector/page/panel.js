@@ -111,6 +111,7 @@ function prompts(about) {
     if (!found || !found.parts.length) continue;
     const fold = el("details", "tv-prompt"), pre = el("div", "tv-prompt-text");
     fold.append(el("summary", "", role[0].toUpperCase() + role.slice(1) + " sees, " + whole(found.tokens) + " tokens"), pre);
+    for (const [k, v] of [["tabindex", "0"], ["role", "region"], ["aria-label", "the " + role + "'s prompt"]]) pre.setAttribute(k, v);
     for (const [text, differs] of found.parts) {
       const node = el(differs ? "mark" : "span", differs ? "tv-differs" : "");
       pre.append(fill(node, text, 200000));
