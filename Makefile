@@ -15,7 +15,7 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd app controls compare test check slow gpu smoke golden docs bench judging format
+.PHONY: setup opsd app controls compare test check slow gpu smoke golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -73,6 +73,15 @@ gpu: $(STAMP)
 # Two steps of every recipe on a tiny model, through the command.
 smoke: $(STAMP)
 	$(BIN)/python -m tests.smoke $(ARGS)
+
+# The three notebooks on the embedded model, every cell, at a small size; `make notebooks WB_NB_SIZE=default` for theirs.
+notebooks: export WB_NB_SIZE ?= ci
+notebooks: $(STAMP)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -o timeout=900 notebooks $(ARGS)
+
+# Run them at their own size and keep of each its one picture.
+pictures: $(STAMP)
+	$(BIN)/python -m tests.notebooks $(ARGS)
 
 # Regenerate the stored numbers and show what moved; a change belongs into the changelog under "Changes results".
 golden: $(STAMP)

@@ -14,7 +14,7 @@ from verifiers import Verdict
 from workbench.errors import RecipeError
 from workbench.overrides import choose
 from workbench.parts import advantages, gates
-from workbench.parts.advantages import GroupCentred, LeaveOneOut, NoBaseline, SoftOverlong
+from workbench.parts.advantages import GroupCentred, LeaveOneOut, LengthPenalised, NoBaseline, SoftOverlong
 from workbench.parts.contexts import question, with_solution
 from workbench.parts.curricula import Shuffled
 from workbench.parts.gates import Consensus, Correct, Mixed, Shorter, TeacherReliable
@@ -55,6 +55,7 @@ ADVANTAGES = [
     LeaveOneOut(),
     NoBaseline(),
     SoftOverlong(limit=5, cache=3),
+    LengthPenalised(2),
 ]
 
 
@@ -131,6 +132,29 @@ def test_leave_one_out_known_values() -> None:
     assert found == pytest.approx([4 / 3 * j.advantage for j in GroupCentred()(group)], abs=1e-12)
     assert [j.advantage for j in LeaveOneOut()([judged("7"), judged("?")])] == [0.0, 0.0], "nobody to compare with"
     assert [j.advantage for j in NoBaseline()(group)] == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("form", "per_token", "over", "under", "wrong"),
+    [("exact", 0.0003, 0.85, 0.85, -0.15), ("exact", 0.01, -4.0, -4.0, -5.0), ("max", 0.0003, 0.35, 0.65, 0.0)],
+)
+def test_length_penalties_of_the_l1_card(form, per_token, over, under, wrong) -> None:
+    """L1: 500 tokens beside the target, right and wrong; the paper's slope and the 33 times steeper one of its code."""
+    penalty = LengthPenalised(1000, per_token, form, normalised=False)
+    group = [judged("7", length=1500), judged("7", length=500), judged("3", length=1500)]
+    assert [penalty.reward(j) for j in group] == pytest.approx([over, under, wrong], abs=1e-12)
+    assert penalty.reward(judged("?", length=500)) is None
+    mean = (over + under + wrong) / 3
+    assert [j.advantage for j in penalty(group)] == pytest.approx([over - mean, under - mean, wrong - mean], abs=1e-12)
+    if form == "max":
+        ends = [LengthPenalised(1000, 0.01, "max").reward(judged("7", length=n)) for n in (900, 1100)]
+        assert ends == [1.0, 0.0], "clipped"
+
+
+@pytest.mark.parametrize("settings", [{"target": -1}, {"target": 9, "per_token": 0.0}, {"target": 9, "form": "min"}])
+def test_what_is_no_length_penalty_is_refused(settings) -> None:
+    with pytest.raises(RecipeError, match="no length penalty"):
+        LengthPenalised(**settings)
 
 
 @pytest.mark.parametrize(("right", "expected"), [(0.3, 0.216), (0.5, 0.5), (0.8, 0.896)])

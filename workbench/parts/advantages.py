@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from workbench.errors import RecipeError
 from workbench.records import Judged
@@ -110,6 +110,44 @@ class NoBaseline:
     def __call__(self, group: list[Judged]) -> list[Judged]:
         """The scores; 0 where nobody judged."""
         return [replace(j, advantage=j.verdict.score or 0.0) for j in group]
+
+
+@dataclass(frozen=True)
+class LengthPenalised:
+    """The group's advantage of a reward that counts tokens. L1 / LCPO (arXiv:2503.04697), at one target for all.
+
+    With n tokens, right answers 1[c] and a = `per_token`:
+
+        "exact":  r = 1[c] - a |n - target|                        wrong rollouts too learn to keep to the target
+        "max":    r = 1[c] clip(a (target - n) + 1/2, 0, 1)        only right ones are rewarded, shorter ones more
+
+    Then as GRPO: (r - mean) / (std + 1e-4) over its author's judged rollouts (`normalised`), or centred alone. The
+    paper draws the target a problem and tells the model; here nobody tells it. `per_token` is the paper's 0.0003 for
+    chains of up to 4,096 tokens; shorter ones need more of it. Raises RecipeError for what is no penalty.
+    """
+
+    target: int
+    per_token: float = 0.0003
+    form: Literal["exact", "max"] = "exact"
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what would reward length. Raises RecipeError."""
+        if self.target < 0 or not self.per_token > 0 or self.form not in ("exact", "max"):
+            raise RecipeError(f"{self!r} is no length penalty. Use target >= 0, per_token > 0, form exact or max.")
+
+    def reward(self, judged: Judged) -> float | None:
+        """What one rollout earns; None where nobody judged it."""
+        score, over = judged.verdict.score, len(judged.rollout.tokens) - self.target
+        if score is None:
+            return None
+        if self.form == "exact":
+            return score - self.per_token * abs(over)
+        return score * min(max(0.5 - self.per_token * over, 0.0), 1.0)
+
+    def __call__(self, group: list[Judged]) -> list[Judged]:
+        """Each against its author's."""
+        return _centred(group, self.reward, self.normalised)
 
 
 group_centred = GroupCentred()

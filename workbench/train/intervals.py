@@ -257,7 +257,7 @@ def arms_table(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> s
         counts = (f"{count}/{arm.total}" for count in (arm.truncated, arm.no_answer, arm.unparsed))
         accuracy, tokens = arm.accuracy.text(), _unitless(arm.tokens).text(0)
         rows.append((printable(arm.name), f"{arm.correct}/{arm.judged}", accuracy, tokens, *counts))
-    text = _aligned(rows)
+    text = aligned(rows)
     if differences:
         pairs: list[tuple[str, ...]] = [("difference", "of", "paired [95 %]", "n", "")]
         for d in differences:
@@ -265,7 +265,7 @@ def arms_table(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> s
             number = d.estimate.text(digits, signed=d.reference == 0)
             verdict = "clear of noise" if d.clear else "within noise"
             pairs.append((printable(d.name), printable(d.figure), number, str(d.estimate.n), verdict))
-        text += "\n\n" + _aligned(pairs)
+        text += "\n\n" + aligned(pairs)
     return text
 
 
@@ -337,7 +337,8 @@ def _unitless(estimate: Estimate) -> Estimate:
     return replace(estimate, unit="")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table for a terminal: columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
