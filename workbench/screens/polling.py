@@ -11,6 +11,8 @@ EVERY = 2.0
 """Seconds between looks at the files of a run."""
 LIVELY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """For events that look at files: no spinner, and no place in the queue that a rollout may wait in."""
+TELLING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events that may say something: gradio shows a toast only of what went through the queue."""
 
 Shown = Mapping[str, int]
 """What a page shows, by component, as a hash: kept in a `gr.State`."""

@@ -69,9 +69,16 @@ def _go(stage: Stage, way: str, title: str, screen: str) -> Any:
 
 def build(stage: Stage, screen: str) -> None:
     """The panel: question, verdict and text of the rollout that the place names, above the ways from it."""
-    with gr.Column(visible=False, elem_id=f"{screen}-reading") as panel:
+    with gr.Column(elem_id=f"{screen}-reading"):
         bar(stage, screen)
-        title = gr.Textbox(label="Rollout", lines=2, max_lines=6, interactive=False, elem_id=f"{screen}-title")
+        title = gr.Textbox(
+            label="Rollout",
+            placeholder="The rollout chosen last stands here to be read.",
+            lines=2,
+            max_lines=6,
+            interactive=False,
+            elem_id=f"{screen}-title",
+        )
         text = gr.Textbox(
             label="Completion",
             lines=6,
@@ -81,13 +88,13 @@ def build(stage: Stage, screen: str) -> None:
             elem_id=f"{screen}-text",
             elem_classes="app-mono",
         )
-        show = gr.Button("Open on Live, token by token", variant="primary", elem_id=f"{screen}-open")
+        show = gr.Button("Open on Live, token by token", variant="primary", interactive=False, elem_id=f"{screen}-open")
 
     def read(place: Link) -> list[Any]:
         found = shown(stage, place)
-        return [gr.Column(visible=found is not None), *(found or ("", ""))]
+        return [*(found or ("", "")), gr.Button(interactive=found is not None)]
 
-    stage.place.change(read, stage.place, [panel, title, text], **LIVELY)
+    stage.place.change(read, stage.place, [title, text, show], **LIVELY)
 
     def open_live(place: Link) -> tuple[Link, Any, Any]:
         link = replace(place, view="live")
