@@ -12,7 +12,8 @@ EVERY = 2.0
 LIVELY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """For events that look at files: no spinner, and no place in the queue that a rollout may wait in."""
 TELLING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""For events that may say something: gradio shows a toast only of what went through the queue."""
+"""For events that may say something or change a state: what does not pass through gradio's queue shows no toast and
+sets off no `change` of a `gr.State`."""
 
 Shown = Mapping[str, int]
 """What a page shows, by component, as a hash: kept in a `gr.State`."""

@@ -114,6 +114,7 @@ def _wire_form(
     def line(*values: Any) -> str:
         return command_of(stage, names, values)
 
+    command.value = line(*(part.value for part in parts))
     for part in parts:
         part.change(line, parts, command, **LIVELY)
 
@@ -165,7 +166,7 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
         lambda name, place: replace(place, run=name, rollout="", tok=None),
         [watch.picker, stage.place],
         stage.place,
-        **LIVELY,
+        **TELLING,
     )
 
     def halt(place: Link) -> None:
