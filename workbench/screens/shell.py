@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """For events that only move a selection."""
 
+TOLD: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events that write a state others listen to: gradio tells of a changed state only what went through its queue."""
+
 COPY = """(query) => {
   const link = location.origin + location.pathname + query;
   history.replaceState(null, "", link);
@@ -52,7 +55,7 @@ def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
         place, wish = start(dict(request.query_params), stage)
         return place, wish, gr.Tabs(selected=place.view)
 
-    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **QUIET)
+    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **TOLD)
     header.copy.click(lambda place: place.query, stage.place, header.query, **QUIET).then(
         None, header.query, js=COPY, api_visibility="private"
     ).then(_copied, **QUIET)
