@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from workbench.cli import Arguments, run_command
 from workbench.errors import UsageError
+from workbench.screens.links import check_run_name
 from workbench.train.reporting import view
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     for path in given.run:
         if view(path) is None:
             raise UsageError(f"--run {path} is no run. It has no run.json. List them: ls {given.output}")
+        check_run_name(path.name)
     if not 0 <= given.port <= 65535:
         raise UsageError(f"--port {given.port} is no port. Ports are 0 to 65535, and 0 takes any. Try --port 7860")
     return given
@@ -53,6 +55,7 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
 
     from workbench.screens import compare, data, live, rollouts, runs, shell, train
     from workbench.screens.links import Link
+    from workbench.screens.polling import TOLD
     from workbench.screens.stage import STATE_SECONDS, Opening, Stage
 
     screens = {"live": live, "compare": compare, "runs": runs, "rollouts": rollouts, "train": train, "data": data}
@@ -67,7 +70,7 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
             for name, title in TITLES:
                 with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
                     screens[name].build(stage)
-                tab.select(partial(shell.moved, name), stage.place, stage.place, **shell.QUIET)
+                tab.select(partial(shell.moved, name), stage.place, stage.place, **TOLD)
         shell.connect(demo, header, stage)
     demo.queue(max_size=16, default_concurrency_limit=8)
     return demo

@@ -88,7 +88,7 @@ def test_a_row_opens_live_and_a_link_leads_back_to_it(open_page, app_server: App
     page = open_page(at(app_server.url, "rollouts", run="tiny")).page
     shown(page, "rollouts")
     page.get_by_text(re.compile("Rollouts 1 to 12 of 12")).wait_for()
-    page.locator("#rollouts-table td:visible").nth(1).click()
+    page.locator("#rollouts-table [data-testid='cell-0-1']").click()
     shown(page, "live")
     page.locator("#app-copy").click()
     page.wait_for_function("location.search.includes('rollout=')")
@@ -188,7 +188,7 @@ def test_training_outlives_the_app_and_a_killed_run_says_why(
     os.kill(view(run).status["pid"], signal.SIGKILL)
     says(page, "runs-standing", "alone: failed at step \\d+\\nThe process is gone and left no word")
     assert "--resume --name alone" in value(page, "runs-command")
-    page.locator("#runs-table").get_by_text("failed", exact=True).first.wait_for()
+    page.locator("#runs-table [role=gridcell]").get_by_text("failed", exact=True).wait_for()
 
 
 @pytest.fixture(scope="module")
@@ -231,14 +231,14 @@ def test_hostile_runs_and_rollouts_are_text(open_page, hostile_app: App) -> None
     page = watched.page
     page.wait_for_selector("#runs-curves svg[role=img]")
     for row in range(5):
-        page.locator("#runs-table tbody tr:visible").nth(row).locator("td").first.click()
+        page.locator(f"#runs-table [data-testid='cell-{row}-0']").click()
         says(page, "runs-standing", f" {4 - row}: failed at step 1\\n")
         unharmed(page)
     page.locator("#runs-rollouts").click()
     page.get_by_text(re.compile("Rollouts 1 to 7 of 7")).wait_for()
-    assert page.locator("#rollouts-table").get_by_text("${alert(1)}").count() > 0
+    assert page.locator("#rollouts-table [role=gridcell]").get_by_text("${alert(1)}").count() > 0
     unharmed(page)
-    page.locator("#rollouts-table td:visible").nth(1).click()
+    page.locator("#rollouts-table [data-testid='cell-0-1']").click()
     shown(page, "live")
     unharmed(page)
     page.locator("#tab-rollouts-button").click()
@@ -273,7 +273,7 @@ def test_no_serious_barrier(open_page, app_server: App, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(at(app_server.url, "runs", run="tiny", __theme=scheme), color_scheme=scheme).page
-    signs = ("#runs-curves svg", "#rollouts-table td:visible", "#train-curves svg", "#data-empty")
+    signs = ("#runs-curves svg", "#rollouts-table [role=gridcell]", "#train-curves svg", "#data-empty")
     for name, sign in zip(("runs", "rollouts", "train", "data"), signs, strict=True):
         page.locator(f"#tab-{name}-button").click()
         page.wait_for_selector(sign)

@@ -93,7 +93,18 @@ class Link:
 
 def check_run_name(name: str) -> None:
     """A run in a link is one directory's name. Raises UsageError for a path, an option or what cannot be read."""
-    if name and (name[0] in ".-" or re.search(r"[/\\]", name) or printable(name) != name or len(name) > 100):
+    if name and not linkable(name):
         raise UsageError(
             f"'{printable(name[:60])}' names no run. A link names a run, never a path. Choose one on the screen Runs."
         )
+
+
+def linkable(name: str) -> bool:
+    """Whether a run's name can stand in a link; those that the commands make can."""
+    return (
+        bool(name)
+        and name[0] not in ".-"
+        and not re.search(r"[/\\]", name)
+        and printable(name) == name
+        and len(name) <= 100
+    )

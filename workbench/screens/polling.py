@@ -11,15 +11,17 @@ EVERY = 2.0
 """Seconds between looks at the files of a run."""
 LIVELY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """For events that look at files: no spinner, and no place in the queue that a rollout may wait in."""
+TOLD: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events that write a state others listen to: gradio's page hears of a changed state only through the queue."""
 
-Shown = Mapping[str, Hashable]
-"""What a page shows, by component: kept in a `gr.State`."""
+Shown = Mapping[str, int]
+"""What a page shows, by component, as a hash: kept in a `gr.State`."""
 
 
-def changed(shown: Shown, now: Mapping[str, tuple[Hashable, Any]]) -> tuple[dict[str, Hashable], list[Any]]:
+def changed(shown: Shown, now: Mapping[str, tuple[Hashable, Any]]) -> tuple[dict[str, int], list[Any]]:
     """What is shown from now on, and an update a component: `gr.skip()` for those that show it already.
 
     `now` has for each component what it shows, to compare by, and the update that shows it.
     """
-    updates = [gr.skip() if name in shown and shown[name] == key else update for name, (key, update) in now.items()]
-    return {name: key for name, (key, _) in now.items()}, updates
+    seen = {name: hash(key) for name, (key, _) in now.items()}
+    return seen, [gr.skip() if shown.get(name) == seen[name] else update for name, (_, update) in now.items()]

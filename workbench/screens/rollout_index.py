@@ -98,6 +98,7 @@ class RolloutIndex:
         self.behind = False
         """Whether there is more to read at once."""
         self._lock = threading.Lock()
+        self._wanted: dict[tuple[Filters, int, int], list[Entry]] = {}
 
     def grow(self, seconds: float = SLICE) -> None:
         """Read on for some time. A file that was cut back, as a resumed run does, is read anew."""
@@ -145,7 +146,13 @@ class RolloutIndex:
         return next((entry for entry in reversed(self.entries) if entry.key == key), None)
 
     def wanted(self, filters: Filters) -> list[Entry]:
-        """What the filters admit, sorted."""
+        """What the filters admit, sorted; remembered, for a page asks every two seconds."""
+        key = (filters, len(self.entries), self.offset)
+        if key not in self._wanted:
+            self._wanted = {key: self._select(filters), **dict(list(self._wanted.items())[:3])}
+        return self._wanted[key]
+
+    def _select(self, filters: Filters) -> list[Entry]:
         found = [entry for entry in self.entries if filters.admits(entry)]
         if filters.words:
             found = list(self._searched(found, filters.words))

@@ -10,16 +10,11 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
+from workbench.screens.polling import LIVELY, TOLD
 from workbench.screens.stage import Opening, Stage, opening
 
 if TYPE_CHECKING:
     from workbench.train.reporting import RunView
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-"""For events that only move a selection."""
-
-TOLD: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""For events that write a state others listen to: gradio tells of a changed state only what went through its queue."""
 
 COPY = """(query) => {
   const link = location.origin + location.pathname + query;
@@ -56,9 +51,9 @@ def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
         return place, wish, gr.Tabs(selected=place.view)
 
     demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **TOLD)
-    header.copy.click(lambda place: place.query, stage.place, header.query, **QUIET).then(
+    header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
-    ).then(_copied, **QUIET)
+    ).then(_copied, **LIVELY)
 
 
 def start(params: dict[str, str], stage: Stage) -> tuple[Link, Opening]:

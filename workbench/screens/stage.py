@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench.screens.links import Link
+from workbench.screens.links import Link, linkable
 from workbench.train.reporting import RunView, list_runs, view
 
 STATE_SECONDS = 3600
@@ -47,7 +47,8 @@ class Stage:
         """Every run there is, those of the command line first, then the one heard of last."""
         named = [run for path in self.chosen if (run := view(path))]
         known = {run.path.resolve() for run in named}
-        return [*named, *(run for run in list_runs(self.output) if run.path.resolve() not in known)]
+        # A directory that no link can name is none of ours: the commands refuse such names.
+        return [*named, *(r for r in list_runs(self.output) if r.path.resolve() not in known and linkable(r.name))]
 
     def find(self, name: str) -> RunView | None:
         """The run of that name. By comparison with what is there: a name never becomes part of a path."""

@@ -125,14 +125,15 @@ def _wire_form(
 
     dry.click(look, parts, plan, api_visibility="private", concurrency_id="dry-run", concurrency_limit=1)
 
-    def go(place: Link, *values: Any) -> Link:
+    def go(place: Link, *values: Any) -> tuple[Link, str]:
         with notify.told():
             config, fresh = children.start(configured(stage, names, values))
         name = str(config.name)
         notify.info(f"{name} is starting; its first words appear in seconds." if fresh else f"{name} runs already.")
-        return replace(place, run=name, rollout="", tok=None)
+        # With its name in the form, a second Start means the same run.
+        return replace(place, run=name, rollout="", tok=None), name
 
-    start.click(go, [stage.place, *parts], stage.place, **LIVELY)
+    start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **LIVELY)
 
 
 def configured(stage: Stage, names: Sequence[str], values: Sequence[Any]) -> RunConfig:
