@@ -14,7 +14,7 @@ import pytest
 
 from tests.pages import HOSTILE, seen
 from verifiers import Verdict
-from workbench import inspect_run
+from workbench import inspect_run, opsd
 from workbench.inspector import token_records
 from workbench.inspector.page import static
 
@@ -182,3 +182,32 @@ def test_colour_only_on_a_terminal_that_did_not_refuse_it():
     assert not inspect_run._pen(Terminal(True), {"TERM": "xterm", "NO_COLOR": "1"}).colour
     assert not inspect_run._pen(Terminal(True), {"TERM": "dumb"}).colour
     assert not inspect_run._pen(Terminal(False), {"TERM": "xterm"}).colour
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder, tmp_path_factory):
+    """Two real steps of a tiny model."""
+    output = tmp_path_factory.mktemp("runs")
+    argv = ["--model", tiny_folder, "--problems", "sums:terms=2,maximum=9", "--limit", 12, "--eval-problems", 2]
+    argv += ["--steps", 2, "--batch", 2, "--group", 2, "--max-new-tokens", 10, "--eval-tokens", 4, "--adapter", "none"]
+    argv += ["--progress", "quiet", "--output", output, "--name", "a"]
+    assert opsd.main([str(a) for a in argv]) == 0
+    return output / "a"
+
+
+def test_a_real_run_is_shown_with_the_numbers_of_its_log(trained, capsys, tmp_path):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = {row["step"]: row for row in rows if "loss" in row}
+    assert call(capsys, trained, "--step", 2, "--json", tmp_path / "two.json")[0] == 0
+    documents = json.loads((tmp_path / "two.json").read_text())
+    assert len(documents) == 4
+    for one in documents:
+        value = one["value"]
+        assert value["source"] == "recorded"
+        assert one["tops"] is None or len(one["tops"]) == len(value["id"])
+        assert value["prompts"]["teacher"]["tokens"] > value["prompts"]["student"]["tokens"]
+    code, out, err = call(capsys, trained)
+    assert (code, err) == (0, "")
+    assert out.startswith("rollout 2/")
+    listed = [seen.loss for seen in token_records.load_run(trained).of(step=2)]
+    assert sum(listed) == pytest.approx(steps[2]["loss"], rel=1e-4)

@@ -141,6 +141,8 @@ def test_the_packed_file_says_the_same_as_the_details():
         found = value.detail(made, t)
         flat = [x for a in found["alternatives"] for x in (a["token"], a["student"], a["teacher"])]
         assert packed["tops"][t] == flat
+        terms = zip(packed["terms"], packed["values"], packed["weights"], strict=True)
+        assert [{"name": k, "value": v[t], "weight": w[t]} for k, v, w in terms] == found["terms"]
         assert packed["rest"][t] == [found["rest"]["student"], found["rest"]["teacher"]]
         assert all(packed["pieces"][str(a["token"])] == a["text"] for a in found["alternatives"])
     assert value.document(seen(["a"], k=0))["tops"] is None
@@ -150,6 +152,11 @@ def test_what_only_one_prompt_says_is_marked():
     shown = value.prompts(seen(["a"]))
     assert shown["student"] == {"tokens": 5, "parts": [("<|user|>What is 1+1?", False)]}
     assert shown["teacher"]["parts"] == [("<|user|>What is 1+1?", False), (" It is 2", True)]
+
+
+def test_a_word_that_both_prompts_happen_to_use_is_no_common_text():
+    shown = value.prompts(seen(["x"], prompts=(("<", "one", " the", " two", ">"), ("<", "3", " the", " 4", ">"))))
+    assert shown["student"]["parts"] == [("<", False), ("one the two", True), (">", False)]
 
 
 @given(a=st.lists(st.sampled_from("abc"), max_size=12), b=st.lists(st.sampled_from("abc"), max_size=12))
@@ -172,6 +179,7 @@ def test_no_text_becomes_a_part_of_the_page(pieces):
     plain, there = Page(static.page([seen(["a"]), seen(["b"])], title="t")), Page(text)
     assert there.tags == plain.tags
     assert [key for key, _ in there.attributes] == [key for key, _ in plain.attributes]
+    assert not [block for block in there.of("script")[:2] if set(block) & {"<", ">", "&"}]
     data = [json.loads(block) for block in there.of("script")[:2]]
     assert data[0]["value"]["text"] == pieces
     assert data[0]["value"]["run"] == name

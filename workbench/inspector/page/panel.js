@@ -1,7 +1,7 @@
 // The panel of one token: what it is, what both roles thought of it, what else they would have written.
 function headline(view, t) {
   const { data } = view, delta = data.delta[t], parts = [];
-  const where = el("span", "tv-place", "token " + whole(t));
+  const where = el("span", "tv-place", "token " + whole(t) + ", id " + data.id[t]);
   const piece = el("span", "tv-piece"), text = written(data, t);
   if (text === "") piece.textContent = UNSEEN; else fill(piece, text, 2000);
   parts.push(where, piece);
@@ -62,6 +62,13 @@ function bar(logp, name) {
   track.append(full);
   cell.append(track, el("span", "tv-share-text", percent(logp)));
   return cell;
+}
+
+// Every term of the loss at this token, where there are several.
+function terms(more) {
+  const said = (x) => (known(number(x)) ? Number(number(x).toPrecision(4)).toString().replace("-", "−") : "unknown");
+  const rows = (more.terms || []).map((term) => [fill(el("span"), term.name, 60), said(term.value), said(term.weight)]);
+  return rows.length > 1 ? [table("tv-terms", ["term of the loss", "value", "counts for"], rows)] : [];
 }
 
 function alternatives(view, t, more) {
