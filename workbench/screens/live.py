@@ -244,7 +244,7 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **LIVELY)
     screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
     screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **LIVELY)
-    saving.connect(screen.exports, "live", screen.seat, lambda seat: found("", seat.current), LIVELY)
+    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), LIVELY)
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
     root.unload(gone)
