@@ -75,7 +75,7 @@ def build(stage: Stage) -> None:
     """Lay the screen out, inside its tab."""
     with gr.Row(elem_id="compare-row"):
         source = gr.Radio(
-            [("write one now, as the left side says", WRITE), ("take the one on Live", TAKE)],
+            [("written now", WRITE), ("the one on Live", TAKE)],
             value=WRITE,
             label="Rollout",
             elem_id="compare-source",
