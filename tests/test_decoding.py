@@ -14,7 +14,7 @@ from workbench.engine import packed as packing
 from workbench.engine import prefill
 from workbench.engine.engine import Engine, EngineSettings, base_model, decoder, head_of
 from workbench.engine.loading import Loaded
-from workbench.engine.packed import packed
+from workbench.engine.packed import Packing
 from workbench.engine.sampling import Row, _closing_gaps, decode
 from workbench.parts.refresh import LIVE
 from workbench.records import Sampling
@@ -133,15 +133,15 @@ def test_packed_weights_give_the_same_and_leave_no_trace(tiny, monkeypatch) -> N
     engine = tiny(dtype=torch.float32)
     stack, head = decoder(engine.student), head_of(engine.student)
     x = torch.randn(5, head.weight.shape[1])
-    with torch.no_grad(), packed(stack, head) as project:
+    with torch.no_grad(), Packing(stack, head) as project:
         assert sum(f is not None for f in forwards(engine)) == sum(type(m) is nn.Linear for m in stack.modules()) > 0
         assert torch.allclose(project(x), head.logits(x), atol=1e-4)
-        with pytest.raises(RuntimeError, match="stop"), packed(stack, head):
+        with pytest.raises(RuntimeError, match="stop"), Packing(stack, head):
             raise RuntimeError("stop")
     assert forwards(engine) == [None] * len(forwards(engine))
     fast = [row.tokens for row in run(engine, PROMPTS["mixed"])]
     monkeypatch.setattr(packing, "_memory", lambda: 0)
-    with packed(stack, head) as project:
+    with Packing(stack, head) as project:
         assert forwards(engine) == [None] * len(forwards(engine)), "no memory, no copy"
         assert project == head.logits
     assert [row.tokens for row in run(engine, PROMPTS["mixed"])] == fast

@@ -34,6 +34,7 @@ from workbench.train.learning import learn
 from workbench.train.reading import planned
 from workbench.train.report import Phases
 from workbench.train.step import by_problem
+from workbench.train.watching import Course
 
 PROBLEMS = "sums:terms=2,maximum=9"
 FLAGS = f"--problems {PROBLEMS} --limit 4 --eval-problems 0 --max-new-tokens 12 --temperature 1.3".split()
@@ -80,7 +81,7 @@ class Step:
     def gathered(self, some: list[Entry], counts: Denominators, micro: int = 10_000) -> tuple[float, dict]:
         """Loss and gradient by name of some of the step's entries."""
         self.engine.settings = replace(self.engine.settings, micro_tokens=micro)
-        signals = learn(self.recipe, self.engine, some, counts, Phases(), lambda: False)
+        signals = learn(self.recipe, self.engine, some, counts, Course(Phases()))
         grads = {n: p.grad.clone() for n, p in self.engine.parameters().items() if p.grad is not None}
         self.engine.forget_gradients()
         return sum(float((s.values.double() * s.weights.double()).sum()) for s in signals), grads

@@ -17,7 +17,7 @@ SOURCES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py")) + 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"transformers", "peft", "vllm", "gradio", "datasets"}
 """Imported where they are used, in these rooms alone."""
-HEAVY_ROOMS = ("workbench/engine", "workbench/problems", "app.py")
+HEAVY_ROOMS = ("workbench/engine", "workbench/problems", "workbench/screens", "app.py")
 
 
 def name(path: Path) -> str:

@@ -31,6 +31,7 @@ from workbench.train.objective import objective
 from workbench.train.reading import planned
 from workbench.train.report import Phases
 from workbench.train.step import State, by_problem, train_step
+from workbench.train.watching import Course
 
 PROBLEMS = [
     Problem(f"p{i}", f"What is {i} + {i * 7 % 5}" + "?" * (i % 4), str(i), f"{i} it is" * (1 + i % 3)) for i in range(6)
@@ -60,7 +61,7 @@ def gradient(engine, chosen: Recipe, groups, micro_tokens: int = 10_000, order: 
     """(loss, gradient by name) of one gathered step."""
     engine.settings = replace(engine.settings, micro_tokens=micro_tokens)
     kept = planned(chosen, engine, entries(engine, chosen, groups[::order]))
-    signals = learn(chosen, engine, kept, Denominators.of(chosen, kept), Phases(), lambda: False)
+    signals = learn(chosen, engine, kept, Denominators.of(chosen, kept), Course(Phases()))
     grads = {n: p.grad.clone() for n, p in engine.parameters().items() if p.grad is not None}
     engine.forget_gradients()
     total = sum(float((s.values.double() * s.weights.double()).sum()) for s in signals)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from workbench.inspector.token_records import TokenFiles
+from workbench.inspector.watching import Recording
 from workbench.recipe import Recipe
 from workbench.records import Judged
 from workbench.train import snapshot
@@ -29,7 +31,7 @@ class Recorder:
     def __init__(
         self, directory: RunDirectory, reporter: Reporter, recipe: Recipe, state: State, tracking: Tracking
     ) -> None:
-        """`state` is the run's; it is read, never changed."""
+        """`state` is the run's; it is watched, and read, and nothing else about it is changed."""
         self.directory, self.reporter, self.recipe, self.state, self.tracking = (
             directory,
             reporter,
@@ -38,6 +40,8 @@ class Recorder:
             tracking,
         )
         self.alarms, self.saturation = Alarms(), Saturation(recipe)
+        self.tokens = TokenFiles(directory.path, reporter.note)
+        state.watch = Recording(directory.path.name, shown, reporter.note)
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
         self._started, self._first = time.monotonic(), state.clock.step
@@ -46,6 +50,7 @@ class Recorder:
 
     def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
         """Write the step, show it, and say once what should make a person look."""
+        self._write_tokens(report, seconds)
         figures, saturated = self.saturation.observe(report.judged)
         row = report.metrics() | figures | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
         self.directory.metrics.append(row)
@@ -59,6 +64,12 @@ class Recorder:
         for text in (*notes, *self.alarms.observe(row), *saturated):
             self.reporter.note(text)
         self.directory.status("training", report.step)
+
+    def _write_tokens(self, report: StepReport, seconds: dict[str, float]) -> None:
+        start = time.perf_counter()
+        if report.seen:
+            self.tokens.write(report.step, report.seen)
+        seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
 
     def _line(self, report: StepReport, seconds: dict[str, float]) -> StepLine:
         row = report.metrics()
@@ -108,6 +119,7 @@ class Recorder:
         self.alarms = Alarms(saved.state["alarms"])
         self.saturation = Saturation(self.recipe, saved.state.get("saturation"))
         self._started, self._first = time.monotonic(), saved.step
+        self.tokens.drop_after(saved.step)
 
 
 def rollout_row(report: StepReport, judged: Judged) -> dict[str, Any]:

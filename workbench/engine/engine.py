@@ -191,20 +191,21 @@ class Engine:
         ends = self.stop_ids | self.speaker(role).stop_ids
         if rows[0].guide is not None:
             ends |= self.speaker("teacher").stop_ids
-            decode_mixed(partial(self._voice, "student"), self._beside, rows, sampling, ends, stopped)
+            decode_mixed(partial(self.voice, "student"), self._beside, rows, sampling, ends, stopped)
             return
-        with self._voice(role) as (module, head):
+        with self.voice(role) as (module, head):
             decode(module, head, rows, sampling, ends, stopped)
 
     @contextlib.contextmanager
-    def _voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
+    def voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
+        """The decoder and head with which a role writes, without gradient, for as long as the context lasts."""
         with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
             yield decoder(model), sliced(head_of(model), self.vocabulary)
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[tuple[Any, Head]]:
         """The teacher where both decode: its entries as the student's, so that one end token is the other."""
-        with self._voice("teacher") as (module, own):
+        with self.voice("teacher") as (module, own):
             outside = self.outsiders["teacher"].head if "teacher" in self.outsiders else None
             yield module, own if outside is None else outside
 

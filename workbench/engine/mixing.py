@@ -49,7 +49,7 @@ def decode_mixed(
             own = log_probs(head.logits(batch.hidden), sampling)
         with teacher() as (_, head):
             guided = log_probs(head.logits(beside.hidden), sampling)
-        chosen = pick(_mixed(own, guided.to(own.device), share), batch.rows, sampling, step)
+        chosen = pick(mixed(own, guided.to(own.device), share), batch.rows, sampling, step)
         alive = batch.advance(chosen, stop_ids)
         beside.advance(chosen, stop_ids)
         if not alive or step + 1 == sampling.max_new_tokens:
@@ -59,7 +59,7 @@ def decode_mixed(
                 reader.forward(decoder)
 
 
-def _mixed(own: Tensor, guided: Tensor, share: float) -> Tensor:
+def mixed(own: Tensor, guided: Tensor, share: float) -> Tensor:
     """Log of the mixture; exact at both ends."""
     if share in (0.0, 1.0):
         return guided if share else own

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +27,39 @@ _ROWS = 32
 """The number of rows the layout is made for; others work."""
 
 
-@contextlib.contextmanager
-def packed(decoder: nn.Module, head: Head) -> Iterator[Projection]:
-    """Run the decoder's linear layers on packed weights, without gradient; gives what turns hidden states to logits."""
-    layers = [m for m in decoder.modules() if type(m) is nn.Linear and "forward" not in m.__dict__ and _fits(m.weight)]
-    plain = head.bias is None and head.softcap is None and head.scale == head.temperature == 1.0
-    weights = [m.weight for m in layers] + ([head.weight] if plain and _fits(head.weight) else [])
-    if not weights or not _supported() or _SHARE * sum(w.nbytes for w in weights) > _memory():
-        yield head.logits
-        return
-    try:
-        for layer in layers:  # an attribute of the instance hides the method of its class
-            layer.__dict__["forward"] = _product(layer.weight, layer.bias)
-        yield _product(head.weight, None) if len(weights) > len(layers) else head.logits
-    finally:
-        for layer in layers:
+class Packing:
+    """A decoder's linear layers on packed weights, for as long as it is entered; as often as one likes.
+
+    Between two times the module is what it was. It holds the weights as they were when it was made.
+    """
+
+    def __init__(self, decoder: nn.Module, head: Head) -> None:
+        """Lay the weights out; `project` turns hidden states to logits, without gradient."""
+        layers = [
+            m for m in decoder.modules() if type(m) is nn.Linear and "forward" not in m.__dict__ and _fits(m.weight)
+        ]
+        bare = all(x is None for x in (head.bias, head.softcap, head.low_rank))
+        plain = bare and head.scale == head.temperature == 1.0
+        weights = [m.weight for m in layers] + ([head.weight] if plain and _fits(head.weight) else [])
+        self.project: Projection = head.logits
+        self.packs_head = False
+        """Whether `project` is a product of its own; else it is the head's."""
+        self._layers: list[tuple[nn.Module, Projection]] = []
+        if not weights or not _supported() or _SHARE * sum(w.nbytes for w in weights) > _memory():
+            return
+        self._layers = [(layer, _product(layer.weight, layer.bias)) for layer in layers]
+        if len(weights) > len(layers):
+            self.project, self.packs_head = _product(head.weight, None), True
+
+    def __enter__(self) -> Projection:
+        """What turns hidden states to logits."""
+        for layer, product in self._layers:  # an attribute of the instance hides the method of its class
+            layer.__dict__["forward"] = product
+        return self.project
+
+    def __exit__(self, *_: object) -> None:
+        """The layers are their own again."""
+        for layer, _product in self._layers:
             layer.__dict__.pop("forward", None)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workbench.divergence import Head
 from workbench.divergence.pair import exp_
-from workbench.engine.packed import packed
+from workbench.engine.packed import Packing
 from workbench.engine.prefill import keep_rows, read
 from workbench.records import Request, Sampling, StopReason
 
@@ -66,7 +66,7 @@ def decode(
     `decoder` maps ids to hidden states (no language-model head). Rows with the same prompt share its prefill. When
     `stopped()` turns true every unfinished row ends as `cancelled`.
     """
-    with packed(decoder, head) as project:
+    with Packing(decoder, head) as project:
         state = begin(decoder, rows, sampling.max_new_tokens, head.weight.device)
         for step in range(sampling.max_new_tokens):
             if stopped():

@@ -36,21 +36,23 @@ class Entry:
         return max(len(self.student_prompt), len(self.teacher_prompt or ())) + len(self.tokens)
 
 
-def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]]) -> list[Entry]:
+def entries(engine: Engine, recipe: Recipe, groups: Sequence[Sequence[Judged]], *, shown: bool = False) -> list[Entry]:
     """One entry a rollout that some term learns from, under the recipe's contexts; peers are the rest of its group."""
-    out = []
-    for group in groups:
-        for judged in group:
-            counts = any(term.where(judged) for term in recipe.terms)
-            if judged.weight <= 0 or not judged.rollout.tokens or not counts:
-                continue
-            peers = tuple(other for other in group if other is not judged)
-            case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
-            teacher = (
-                engine.prompt(recipe.teacher, case, "teacher").ids if recipe.teacher and recipe.needs_teacher else None
-            )
-            out.append(Entry(judged, engine.prompt(recipe.student, case).ids, teacher))
-    return out
+    return [
+        entry(engine, recipe, judged, group, shown=shown)
+        for group in groups
+        for judged in group
+        if judged.weight > 0 and judged.rollout.tokens and any(term.where(judged) for term in recipe.terms)
+    ]
+
+
+def entry(engine: Engine, recipe: Recipe, judged: Judged, group: Sequence[Judged], *, shown: bool = False) -> Entry:
+    """One rollout behind both prompts; `shown`: behind the teacher's also where no term asks the teacher."""
+    peers = tuple(other for other in group if other is not judged)
+    case = Case(judged.rollout.problem, judged.rollout, judged.verdict, peers)
+    seen = recipe.needs_teacher or (shown and engine.sees("teacher"))
+    teacher = engine.prompt(recipe.teacher, case, "teacher").ids if recipe.teacher and seen else None
+    return Entry(judged, engine.prompt(recipe.student, case).ids, teacher)
 
 
 def micro_batches(all_entries: Sequence[Entry], max_tokens: int) -> list[list[Entry]]:
@@ -112,21 +114,22 @@ class Denominators:
 
     def weights(self, recipe: Recipe, k: int, batch: Sequence[Entry], device: torch.device) -> Tensor:
         """(N,) weight of term k on each token: mask * coef * rollout weight / denominator."""
-        term = recipe.terms[k]
-        coef = term.coef
-        assert isinstance(coef, (int, float)), "Recipe.at has replaced schedules by numbers"
         out = []
         for entry in batch:
-            n = len(entry.tokens)
-            share = 0.0
-            if term.where(entry.judged):
-                over = {
-                    "token": self.tokens[k],
-                    "sequence": n * self.sequences[k],
-                    "sum": 1,
-                    "limit": self.sequences[k] * recipe.sampling.max_new_tokens,
-                }
-                share = coef * entry.judged.weight / over[recipe.reduction]
-            planned = torch.ones(n) if entry.reading is None else entry.reading.weight
-            out.append((share * planned).float())
+            planned = torch.ones(len(entry.tokens)) if entry.reading is None else entry.reading.weight
+            out.append((self.share(recipe, k, entry) * planned).float())
         return torch.cat(out).to(device)
+
+    def share(self, recipe: Recipe, k: int, entry: Entry) -> float:
+        """What term k counts an ordinary token of the rollout for: coef * rollout weight / denominator."""
+        term = recipe.terms[k]
+        assert isinstance(term.coef, (int, float)), "Recipe.at has replaced schedules by numbers"
+        if not term.where(entry.judged):
+            return 0.0
+        over = {
+            "token": self.tokens[k],
+            "sequence": len(entry.tokens) * self.sequences[k],
+            "sum": 1,
+            "limit": self.sequences[k] * recipe.sampling.max_new_tokens,
+        }
+        return term.coef * entry.judged.weight / over[recipe.reduction]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -12,16 +12,11 @@ from workbench.errors import ResourceError
 from workbench.recipe import Recipe
 from workbench.train.batches import Denominators, Entry, micro_batches
 from workbench.train.objective import Signal, objective
-from workbench.train.report import Phases
+from workbench.train.watching import Course
 
 
 def learn(
-    recipe: Recipe,
-    engine: Engine,
-    kept: Sequence[Entry],
-    counts: Denominators,
-    phases: Phases,
-    stopped: Callable[[], bool],
+    recipe: Recipe, engine: Engine, kept: Sequence[Entry], counts: Denominators, course: Course
 ) -> list[Signal] | None:
     """Gather the gradient of the step; None when stopped midway.
 
@@ -33,7 +28,7 @@ def learn(
     while True:
         engine.forget_gradients()
         try:
-            return _pass(recipe, engine, micro_batches(kept, budget), counts, phases, stopped)
+            return _pass(recipe, engine, micro_batches(kept, budget), counts, course)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -47,7 +42,7 @@ def learn(
         budget = max(budget // 2, longest)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        phases.note(f"memory ran out: retried with micro-batches of {budget} tokens, result unchanged")
+        course.phases.note(f"memory ran out: retried with micro-batches of {budget} tokens, result unchanged")
 
 
 def _pass(
@@ -55,17 +50,16 @@ def _pass(
     engine: Engine,
     batches: Sequence[Sequence[Entry]],
     counts: Denominators,
-    phases: Phases,
-    stopped: Callable[[], bool],
+    course: Course,
 ) -> list[Signal] | None:
     signals = []
     for batch in batches:
-        if stopped():
+        if course.stopped():
             engine.forget_gradients()
             return None
-        with phases("score"):
+        with course.phases("score"):
             loss, signal = objective(recipe, engine, batch, counts)
-        with phases("backward"):
+        signals.append(course.look(signal))
+        with course.phases("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-        signals.append(signal)
     return signals

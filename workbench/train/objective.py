@@ -18,6 +18,16 @@ from workbench.records import TokenStats
 from workbench.train.batches import Denominators, Entry, token_rows
 
 
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Both roles at the tokens of a micro-batch, detached; a teacher's heads and states as the loss was given them."""
+
+    student: Scored
+    teacher: Teaching | None
+    ids: Tensor
+    """(N,) the written tokens."""
+
+
 @dataclass(frozen=True)
 class Signal:
     """What a micro-batch said, detached and on the CPU. Rows follow `batch`, token after token."""
@@ -30,6 +40,14 @@ class Signal:
     stats: TokenStats
     turned: Tensor | None
     """(N,) tokens at which entry-wise clipping made the gradient point against the unclipped one."""
+    views: Views | None = None
+    """What it was made from; let go of as soon as whoever looks at the step has looked."""
+    looked: object = None
+    """What they found."""
+
+    def forget(self, looked: object = None) -> Signal:
+        """The same without the hidden states."""
+        return replace(self, views=None, looked=looked)
 
 
 def objective(
@@ -49,6 +67,7 @@ def objective(
         privileged = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
     rows = token_rows(batch, device)
     scored, terms = Scored(student, engine.head("student", temperature)), tuple(recipe.terms)
+    views = Views(replace(scored, hidden=student.detach()), privileged, rows.ids)
     if rows.temperature is None:
         terms, privileged = _seen(terms, privileged, scored, rows)
     parts = [term.part(counts.weights(recipe, k, batch, device)) for k, term in enumerate(terms)]
@@ -64,7 +83,7 @@ def objective(
         ),
     )
     stats = out.stats if rows.temperature is None else _as_read(batch, out.stats)
-    return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), stats, out.turned)
+    return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), stats, out.turned, views)
 
 
 def _seen(

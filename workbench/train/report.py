@@ -70,6 +70,8 @@ class StepReport:
     """Share of tokens whose gradient entry-wise clipping turned around."""
     entries: dict[int, tuple[float, ...]]
     """id(rollout) -> the first term's value at each token, for the rollouts that are shown."""
+    seen: tuple[Any, ...] = ()
+    """What whoever watched the step saw of its rollouts."""
 
     @classmethod
     def of(
@@ -82,7 +84,7 @@ class StepReport:
         refreshed: bool,
     ) -> StepReport:
         """Fold the micro-batches of a step."""
-        names = _distinct([term_name(term) for term in recipe.terms])
+        names = term_names(recipe)
         kept = sum(len(s.batch) for s in signals)
         if not signals:
             nan = float("nan")
@@ -161,6 +163,11 @@ class StepReport:
 def total_loss(signals: Sequence[Signal]) -> float | None:
     """The step's loss; None where nothing was learnt from."""
     return sum(float((s.values.double() * s.weights.double()).sum()) for s in signals) if signals else None
+
+
+def term_names(recipe: Recipe) -> tuple[str, ...]:
+    """What metrics.jsonl calls the terms."""
+    return _distinct([term_name(term) for term in recipe.terms])
 
 
 def term_name(term: Any) -> str:

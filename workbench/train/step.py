@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.engine.engine import Engine, never
+from workbench.parts.gates import Gate
 from workbench.parts.replay import Replay
 from workbench.parts.schedules import Clock, Memory, Seen
 from workbench.parts.writers import Desk
@@ -18,6 +19,7 @@ from workbench.train.judging import Judging, Verifier
 from workbench.train.learning import learn
 from workbench.train.reading import planned
 from workbench.train.report import Phases, StepReport, total_loss
+from workbench.train.watching import Course, Opening, Watch
 
 
 @dataclass
@@ -37,6 +39,8 @@ class State:
     """What schedules that validate are shown; nothing trains on it."""
     stopped: Callable[[], bool] = never
     phases: Phases = field(default_factory=Phases)
+    watch: Watch | None = None
+    """Who looks at each step; changes nothing."""
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint keeps of it beside the engine: plain JSON."""
@@ -75,22 +79,24 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
         with phases("verify"):
             judged = [Judged(r, judge(r)) for r in rollouts]
     # Advantages are relative to the problem's whole group.
-    groups = [now.curriculum.weigh(now.advantage(group), state.rates) for group in by_problem(judged)]
+    groups = compared(now, judged, state.rates)
     observed = [j for group in groups for j in group]
 
     # 3. Gate: which rollouts may teach. A gate maps a group to a group; [] teaches nothing.
-    for gate in now.gates:
-        groups = [gate(group) for group in groups]
+    passed, refused = gated(now, groups)
 
     # 4. Plan: what the whole step must be read for before its loss. Without plans nothing is read.
     with phases("read"):
-        kept = planned(now, engine, entries(engine, now, groups))
+        kept = planned(now, engine, entries(engine, now, passed))
 
     # 5. Learn: sum_k coef_k / N_k * sum_t w_t term_k(t). N_k counts the whole step's tokens,
     #    so how the batch is split changes memory and never the gradient.
-    signals = learn(now, engine, kept, Denominators.of(now, kept), phases, state.stopped)
+    counts, course = Denominators.of(now, kept), Course(phases, state.stopped, state.watch)
+    course.begin(Opening(state.clock.step + 1, now, engine, groups, refused, kept, counts))
+    signals = learn(now, engine, kept, counts, course)
     if signals is None:
         return None
+    seen = course.end(signals)
     with phases("update"):
         grad_norm = engine.update(now.optimizer) if kept else 0.0
 
@@ -101,7 +107,22 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
     state.memory.observe(recipe, state.clock, Seen(loss=total_loss(signals)))
     state.clock = Clock(state.clock.step + 1, state.clock.total)
     refreshed = engine.refresh_teacher(now.refresh, state.clock.step)
-    return StepReport.of(state.clock.step, now, observed, signals, grad_norm, refreshed)
+    return replace(StepReport.of(state.clock.step, now, observed, signals, grad_norm, refreshed), seen=seen)
+
+
+def compared(recipe: Recipe, judged: Sequence[Judged], rates: Mapping[str, float]) -> list[list[Judged]]:
+    """Groups by problem, each rollout with its advantage in the group and what its problem counts for."""
+    return [recipe.curriculum.weigh(recipe.advantage(group), rates) for group in by_problem(judged)]
+
+
+def gated(recipe: Recipe, groups: Sequence[list[Judged]]) -> tuple[list[list[Judged]], dict[int, Gate]]:
+    """What passes every gate, and for the rest id(judged) -> the gate that kept it out."""
+    passed, refused = list(groups), dict[int, Gate]()
+    for gate in recipe.gates:
+        asked, passed = passed, [gate(group) for group in passed]
+        through = {id(j) for group in passed for j in group}
+        refused |= {id(j): gate for group in asked for j in group if id(j) not in through}
+    return passed, refused
 
 
 def by_problem(judged: Sequence[Judged]) -> list[list[Judged]]:

@@ -6,14 +6,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verifiers import Verdict
 from workbench.errors import InputError
+from workbench.inspector.seen import Seen
 
 Floats = NDArray[np.float64]
+Full = Literal["forward_kl", "reverse_kl", "jsd"]
+_OF_TERM: dict[str, Full] = {"ForwardKL": "forward_kl", "ReverseKL": "reverse_kl", "JSD": "jsd"}
 ROUNDING = 1e-5
 """Nats below zero that float32 may make of a divergence of nothing."""
 
@@ -58,6 +62,27 @@ class TokenRecord:
         if (self.divergence < -ROUNDING).any() or (self.weight < 0).any():
             raise self._bad("a divergence or a weight is negative")
         object.__setattr__(self, "divergence", np.maximum(self.divergence, 0.0))
+
+    @classmethod
+    def of(cls, seen: Seen, divergence: Full | None = None) -> TokenRecord:
+        """What a run, or a model now, saw of a completion.
+
+        `divergence` is one of the three full ones that every record has; None: the one that the first term compares by
+        (without its clips), else the reverse KL. Raises InputError where a record lacks numbers, as those of rollouts
+        do that were recorded without being shown.
+        """
+        chosen = divergence or _OF_TERM.get((*seen.terms, "")[0].split(".")[0], "reverse_kl")
+        return cls(
+            problem=seen.problem,
+            text=seen.text,
+            student_logp=seen.student_logp,
+            teacher_logp=seen.teacher_logp,
+            student_entropy=seen.student_entropy,
+            teacher_entropy=seen.teacher_entropy,
+            divergence=getattr(seen, chosen),
+            weight=np.abs(seen.weight),
+            verdict=seen.verdict,
+        )
 
     def _bad(self, what: str) -> InputError:
         return InputError(
