@@ -475,3 +475,30 @@ def test_models_without_a_common_vocabulary_are_refused(asked, tmp_path):
     last = list(comparing.compare(asked, replace(asked, model=str(other)), "page"))[-1]
     assert not last.running
     assert "does not share a vocabulary" in shown(last.status)
+
+
+# -- the model that comes in a package -------------------------------------------------------------------------------
+
+
+def test_the_embedded_model_from_the_opened_app_to_where_the_roles_part():
+    """What a stranger does: open the app, press Roll out, press `n`. Here without a browser: the same numbers."""
+    ask = Ask(tokens=12)
+    assert ask.model == "smollm2"
+    frames = list(played(rolling.roll, ask))
+    said_first = shown(frames[0].status)
+    assert "Loading smollm2" in said_first
+    assert "GiB on disk" in said_first
+    kept = STORE.get(frames[-1].seat.current)
+    seen = kept.seen
+    assert seen.prompts[1] != seen.prompts[0]
+    assert "24 + 2 = 26." in "".join(seen.prompts[1]), "the teacher was told the solution"
+    assert "24 + 2 = 26." not in "".join(seen.prompts[0])
+    assert (seen.reverse_kl >= -1e-6).all()
+    parted = int(seen.reverse_kl.argmax())
+    assert seen.reverse_kl[parted] > 0.01, "the solution changes what is said somewhere"
+    best = max(seen.alternatives(parted), key=lambda a: a.teacher_logp)
+    wish = Wish(seen.rollout, parted, best.token, best.text, "teacher")
+    last = list(played(rolling.branch, ask, wish, seat=frames[-1].seat))[-1]
+    branched = STORE.get(last.seat.current).seen
+    assert branched.token_ids[: parted + 1] == (*seen.token_ids[:parted], best.token)
+    assert "".join(branched.text[:parted]) == "".join(seen.text[:parted])

@@ -13,9 +13,9 @@ from workbench.screens import asking, comparing, notify
 from workbench.screens.asking import Ask
 from workbench.screens.comparing import Beside
 from workbench.screens.live import WORK, announced, found, halted, session, still_waiting
+from workbench.screens.polling import LIVELY
 from workbench.screens.session import STORE
 from workbench.screens.sheet import Sheet, said, shown
-from workbench.screens.shell import QUIET
 from workbench.screens.stage import STATE_SECONDS, Stage
 from workbench.screens.token_view import TokenView
 
@@ -75,7 +75,7 @@ def build(stage: Stage) -> None:
     """Lay the screen out, inside its tab."""
     with gr.Row(elem_id="compare-row"):
         source = gr.Radio(
-            [("write one now, as the left side says", WRITE), ("take the one on Live", TAKE)],
+            [("written now", WRITE), ("the one on Live", TAKE)],
             value=WRITE,
             label="Rollout",
             elem_id="compare-source",
@@ -98,12 +98,12 @@ def build(stage: Stage) -> None:
     clock = gr.Timer(1.0, active=False)
     fields = [source, problem, tokens, seed, *left.fields, *right.fields]
     outputs = [held, status, left.tokens, right.tokens, totals, clock, go, stop]
-    ready = go.click(announce, fields, [status, clock, go, stop], **QUIET)
+    ready = go.click(announce, fields, [status, clock, go, stop], **LIVELY)
     work = ready.success(compare, [held, *fields], outputs, **WORK)
-    stop.click(halt, None, [status, clock, go, stop], cancels=[work], **QUIET)
-    clock.tick(still_waiting, None, status, **QUIET)
+    stop.click(halt, None, [status, clock, go, stop], cancels=[work], **LIVELY)
+    clock.tick(still_waiting, None, status, **LIVELY)
     for picked in (left.model.change, left.recipe.input):
-        picked(problems, fields, problem, **QUIET)
+        picked(problems, fields, problem, **LIVELY)
 
 
 def asks_of(*values: Any) -> tuple[Ask, Ask]:

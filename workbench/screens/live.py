@@ -16,12 +16,12 @@ from workbench.screens import notify, reading, recorded, rolling, saving, trees
 from workbench.screens.asking import Ask
 from workbench.screens.fields import Fields, ask_of, connect, fields_of
 from workbench.screens.links import Link
+from workbench.screens.polling import LIVELY, TOLD
 from workbench.screens.recorded import key
 from workbench.screens.rolling import Frame, Seat
 from workbench.screens.scoring import Wish
 from workbench.screens.session import MODEL, STORE
 from workbench.screens.sheet import Sheet, said, shown
-from workbench.screens.shell import QUIET
 from workbench.screens.stage import STATE_SECONDS, Opening, Stage
 from workbench.screens.token_view import TokenView
 
@@ -236,15 +236,15 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     wish = gr.State(None, time_to_live=STATE_SECONDS)
     events = []
     for button, work in ((fields.go, roll), (fields.step, step), (screen.again, score_again)):
-        ready = button.click(announce, fields.all, told, **QUIET)
+        ready = button.click(announce, fields.all, told, **LIVELY)
         events.append(ready.success(work, [screen.seat, *fields.all], everything, **WORK))
     fields.go.click(None, js=FOCUS, api_visibility="private")
-    asked = screen.tokens.branch(wished, screen.author, wish, **QUIET).success(announce, fields.all, told, **QUIET)
+    asked = screen.tokens.branch(wished, screen.author, wish, **LIVELY).success(announce, fields.all, told, **LIVELY)
     events.append(asked.success(branch, [screen.seat, wish, *fields.all], everything, **WORK))
-    fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **QUIET)
-    screen.clock.tick(still_waiting, None, screen.status, **QUIET)
-    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **QUIET)
-    saving.connect(screen.exports, "live", screen.seat, lambda seat: found("", seat.current), QUIET)
+    fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **LIVELY)
+    screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
+    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **LIVELY)
+    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), LIVELY)
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
     root.unload(gone)
@@ -268,9 +268,9 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
         return [seat, *settled(seat, wish.link.tok), gr.Column(visible=True), *values]
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
-    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **QUIET)
-    screen.tokens.token(moved, stage.place, stage.place, **QUIET)
-    fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **QUIET)
+    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **LIVELY)
+    screen.tokens.token(moved, stage.place, stage.place, **TOLD)
+    fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 
 
 def moved(event: gr.EventData, place: Link) -> Link:

@@ -22,33 +22,15 @@ SAVE = """(file) => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }"""
-PICTURE = """() => {
-  const canvas = document.querySelector("#SCREEN-tokens canvas");
-  if (!canvas || !canvas.width) { return; }
-  const paper = document.createElement("canvas");
-  paper.width = canvas.width; paper.height = canvas.height;
-  const pen = paper.getContext("2d");
-  pen.fillStyle = getComputedStyle(document.body).backgroundColor;
-  pen.fillRect(0, 0, paper.width, paper.height);
-  pen.drawImage(canvas, 0, 0);
-  paper.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = "divergence.png";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
-}"""
 
 
 @dataclass(frozen=True)
 class Buttons:
-    """One a format; the picture of the strip is drawn where the strip is."""
+    """One a format; the picture of the strip is saved where the strip is, in the token view."""
 
     html: gr.Button
     csv: gr.Button
     json: gr.Button
-    png: gr.Button
     file: gr.Textbox
     """Where the text passes through, unseen."""
 
@@ -62,7 +44,6 @@ def buttons(screen: str) -> Buttons:
                 ("html", "Page (HTML)"),
                 ("csv", "Table (CSV)"),
                 ("json", "Data (JSON)"),
-                ("png", "Strip (PNG)"),
             )
         ]
     return Buttons(*made, gr.Textbox(visible="hidden", show_label=False, elem_id=f"{screen}-file"))
@@ -84,7 +65,7 @@ def file_of(seen: Seen | None, kind: str) -> str:
     return json.dumps({"name": f"{stem}.{kind}", "type": mime, "text": make(seen)})
 
 
-def connect(made: Buttons, screen: str, seat: Any, find: Callable[[Any], Seen | None], quiet: dict[str, Any]) -> None:
+def connect(made: Buttons, seat: Any, find: Callable[[Any], Seen | None], quiet: dict[str, Any]) -> None:
     """Wire the buttons: `find` is given what `seat` holds."""
     from workbench.screens import notify
 
@@ -97,4 +78,3 @@ def connect(made: Buttons, screen: str, seat: Any, find: Callable[[Any], Seen | 
 
     for kind, button in (("html", made.html), ("csv", made.csv), ("json", made.json)):
         button.click(maker(kind), seat, made.file, **quiet).success(None, made.file, js=SAVE, api_visibility="private")
-    made.png.click(None, js=PICTURE.replace("SCREEN", screen), api_visibility="private")
