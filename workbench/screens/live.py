@@ -236,15 +236,15 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     wish = gr.State(None, time_to_live=STATE_SECONDS)
     events = []
     for button, work in ((fields.go, roll), (fields.step, step), (screen.again, score_again)):
-        ready = button.click(announce, fields.all, told, **LIVELY)
+        ready = button.click(announce, fields.all, told, **TOLD)
         events.append(ready.success(work, [screen.seat, *fields.all], everything, **WORK))
     fields.go.click(None, js=FOCUS, api_visibility="private")
-    asked = screen.tokens.branch(wished, screen.author, wish, **LIVELY).success(announce, fields.all, told, **LIVELY)
+    asked = screen.tokens.branch(wished, screen.author, wish, **TOLD).success(announce, fields.all, told, **TOLD)
     events.append(asked.success(branch, [screen.seat, wish, *fields.all], everything, **WORK))
     fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **LIVELY)
     screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
-    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **LIVELY)
-    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), LIVELY)
+    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **TOLD)
+    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), TOLD)
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
     root.unload(gone)
@@ -268,7 +268,7 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
         return [seat, *settled(seat, wish.link.tok), gr.Column(visible=True), *values]
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
-    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **LIVELY)
+    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **TOLD)
     screen.tokens.token(moved, stage.place, stage.place, **TOLD)
     fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 
