@@ -45,7 +45,7 @@ class Screen:
 
     def __init__(self, stage: Stage) -> None:
         """Lay them out: the token view, and what stands below it."""
-        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=lambda seat: STORE.drop(seat.ids))
+        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=forget)
         with gr.Column(visible=False, elem_id="live-recorded") as self.ways:
             reading.bar(stage, "live")
         self.status = Sheet([said(EMPTY, "empty")], elem_id="live-status")
@@ -128,6 +128,11 @@ def halted(request: gr.Request) -> Any:
 def gone(request: gr.Request) -> None:
     """A page was closed: nobody waits for its work any more."""
     MODEL.forget(session(request))
+
+
+def forget(seat: Seat) -> None:
+    """A page was closed for an hour: what it wrote goes; recorded rollouts may be on other pages."""
+    STORE.drop(name for name in seat.ids if name.startswith("live-"))
 
 
 def session(request: gr.Request | None) -> str:
