@@ -8,6 +8,7 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,13 @@ from workbench.errors import UsageError
 from workbench.inspector.diagnostics import CLASSES, DECISIONS, TokenRecord
 from workbench.inspector.diagnostics.mistakes import first_error
 from workbench.inspector.report import build, page, plain, plots, signal, thinking, variety
+from workbench.inspector.report.hints import wrong_hints
 from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, shown
 from workbench.inspector.report.signal import Evidence
 from workbench.inspector.report.verdict import SYMPTOMS, decide, verdict
+from workbench.parts import contexts
+from workbench.recipes import ALL
+from workbench.records import Case, Problem
 from workbench.train.intervals import Estimate
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[2J\u202e```{{ }} <b>"
@@ -279,6 +284,42 @@ def test_numbers_of_a_step_are_moved_and_nothing_else():
     assert thinking.perturbed("no number", "s", drop=True) == ""
     assert thinking.perturbed("no number", "s", drop=False) == "no number"
     assert thinking.split("One. Two 1.5\n\nThree!") == ["One.", "Two 1.5", "Three!"]
+
+
+def some_problems(n=8):
+    return [
+        Problem(str(i), f"What is {i} + 20?", answer=str(i + 20), solution=f"{i} + 20 = {i + 20}. So {i + 20}")
+        for i in range(1, n + 1)
+    ]
+
+
+def test_wrong_hints_say_another_answer_in_the_same_words():
+    problems = some_problems()
+    found = {h.kind: h for h in wrong_hints(ALL["opsd"], "some-model", problems, 3)}
+    assert found.keys() == signal.HINTS.keys()
+    for hint in found.values():
+        assert len(hint.draws) == 3
+        for draw in hint.draws:
+            assert draw.keys() == {p.id for p in problems}
+            for problem in problems:
+                shown = hint.context(Case(draw[problem.id]))[-1]["content"]
+                assert problem.question in shown
+                told = shown.replace(problem.question, "")
+                assert not re.search(rf"(?<!\d){problem.answer}(?!\d)", told), (hint.kind, told)
+    altered = found["wrong_answer"].draws[0]["3"]
+    assert re.fullmatch(r"3 \+ 10 = (\d+)\. So \1", altered.solution)
+    answers = replace(ALL["opsd"], teacher=contexts.with_answer)
+    told = {h.kind: h for h in wrong_hints(answers, "some-model", problems, 1)}["wrong_answer"].draws[0]["3"]
+    assert told.answer != "23"
+
+
+def test_a_teacher_that_knows_nothing_has_no_wrong_hint():
+    assert wrong_hints(ALL["opsdc"], "m", some_problems(), 2) == []
+    assert wrong_hints(ALL["opsd_no_reference"], "m", some_problems(), 2) == []
+    assert wrong_hints(ALL["opsd"], "m", some_problems(1), 2) == []
+    other = wrong_hints(ALL["opsd_other_problem"], "m", some_problems(), 2)
+    assert [h.kind for h in other][:1] == ["another_problem"], "its own hint is another's: a contrast between equals"
+    assert other[0].context.needs == ALL["opsd_other_problem"].teacher.needs
 
 
 def test_two_pools_are_compared_on_the_same_problems():
