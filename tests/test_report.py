@@ -307,7 +307,7 @@ def test_wrong_hints_say_another_answer_in_the_same_words():
                 told = shown.replace(problem.question, "")
                 assert not re.search(rf"(?<!\d){problem.answer}(?!\d)", told), (hint.kind, told)
     altered = found["wrong_answer"].draws[0]["3"]
-    assert re.fullmatch(r"3 \+ 10 = (\d+)\. So \1", altered.solution)
+    assert re.fullmatch(r"3 \+ 20 = (\d+)\. So \1", altered.solution)
     answers = replace(ALL["opsd"], teacher=contexts.with_answer)
     told = {h.kind: h for h in wrong_hints(answers, "some-model", problems, 1)}["wrong_answer"].draws[0]["3"]
     assert told.answer != "23"
