@@ -21,15 +21,15 @@ from workbench import opsd, report
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics import CLASSES, DECISIONS, TokenRecord
 from workbench.inspector.diagnostics.mistakes import first_error
-from workbench.inspector.report import build, page, plain, plots, signal, thinking, variety
+from workbench.inspector.report import build, page, plain, plots, thinking, tokenwise, variety
 from workbench.inspector.report.hints import wrong_hints
-from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, shown
-from workbench.inspector.report.signal import Evidence
+from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, paired_share, shown
+from workbench.inspector.report.tokenwise import Evidence
 from workbench.inspector.report.verdict import SYMPTOMS, decide, verdict
 from workbench.parts import contexts
 from workbench.recipes import ALL
 from workbench.records import Case, Problem
-from workbench.train.intervals import Estimate
+from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share, paired_bootstrap
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[2J\u202e```{{ }} <b>"
 
@@ -243,7 +243,7 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     records = knowing()
     wrong = [np.array([[-0.5, -0.5, -0.5, -1.0]] * 2) for _ in records]  # as stylish, and silent at the answer
     told = Evidence(records, "probed", "made up", wrong={"another_problem": wrong})
-    keys = {k: v for s in [signal.hints(told), *signal.sections(told)] for k, v in s.key.items()}
+    keys = {k: v for s in [tokenwise.hints(told), *tokenwise.sections(told)] for k, v in s.key.items()}
     assert keys["answer_contrast_another_problem"].value == pytest.approx(2.0)
     assert keys["noise_rate"].value == 0
     assert keys["noise_rate"].high == pytest.approx(0.324, abs=1e-3), "eight problems are no proof of zero"
@@ -251,7 +251,7 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     assert verdict(keys)[0] == "teaches"
     stylish = [record(f"p{i}", ["So", " it", " is", " 7"], [2, 2, 2, 0.1], "wrong", "7") for i in range(8)]
     same = Evidence(stylish, "probed", "made up", wrong={"another_problem": [r.teacher_logp[None] for r in stylish]})
-    keys = {k: v for s in [signal.hints(same), *signal.sections(same)] for k, v in s.key.items()}
+    keys = {k: v for s in [tokenwise.hints(same), *tokenwise.sections(same)] for k, v in s.key.items()}
     assert keys["answer_contrast_another_problem"].value == 0
     assert keys["style_share"].value == pytest.approx(6 / 6.1)
     assert verdict(keys)[0] == "is mostly style and format"
@@ -296,7 +296,7 @@ def some_problems(n=8):
 def test_wrong_hints_say_another_answer_in_the_same_words():
     problems = some_problems()
     found = {h.kind: h for h in wrong_hints(ALL["opsd"], "some-model", problems, 3)}
-    assert found.keys() == signal.HINTS.keys()
+    assert found.keys() == tokenwise.HINTS.keys()
     for hint in found.values():
         assert len(hint.draws) == 3
         for draw in hint.draws:
@@ -320,6 +320,17 @@ def test_a_teacher_that_knows_nothing_has_no_wrong_hint():
     other = wrong_hints(ALL["opsd_other_problem"], "m", some_problems(), 2)
     assert [h.kind for h in other][:1] == ["another_problem"], "its own hint is another's: a contrast between equals"
     assert other[0].context.needs == ALL["opsd_other_problem"].teacher.needs
+
+
+def test_where_no_problem_differs_the_interval_is_no_point():
+    same = {str(i): [0.0] for i in range(20)}
+    found = paired_share(same, same)
+    assert (found.value, found.low, found.high) == pytest.approx((0, -0.1611, 0.1611), abs=1e-4)
+    other = same | {"0": [1.0]}
+    assert paired_share(same, other) == paired_bootstrap(same, other)
+    assert bootstrap_share(same).high == pytest.approx(0.1611, abs=1e-4)
+    assert bootstrap_share({k: [1.0] for k in same}).low == pytest.approx(0.8389, abs=1e-4)
+    assert bootstrap_share(other) == bootstrap_mean(other)
 
 
 def test_two_pools_are_compared_on_the_same_problems():

@@ -25,7 +25,7 @@ class Hint:
     """One way to be wrong: the context, and for each draw the problems as it needs them."""
 
     kind: str
-    """Of `signal.HINTS`."""
+    """Of `tokenwise.HINTS`."""
     context: Context
     draws: tuple[dict[str, Problem], ...]
 

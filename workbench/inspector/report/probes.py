@@ -16,7 +16,7 @@ from workbench.engine.engine import Engine, never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
 from workbench.inspector.pieces import pieces
-from workbench.inspector.report import hints, signal, sweep, thinking, variety
+from workbench.inspector.report import hints, sweep, thinking, tokenwise, variety
 from workbench.inspector.report.scoring import records_of
 from workbench.inspector.report.section import Plot, Row, Section, percent, shown, unknown
 from workbench.inspector.report.thinking import Steps
@@ -172,7 +172,7 @@ class Probe:
         paired = self.planned.held_out or self.planned.train
         kinds = hints.wrong_hints(recipe, self.model, paired, self.asked.hints) if engine.external is None else []
         problems = {p.id: p for p in self.problems}
-        evidence = signal.Evidence(
+        evidence = tokenwise.Evidence(
             self.before.records,
             "probed",
             f"{self.basis}; the untrained student and the run's first teacher; {self.asked.hints} wrong hints a kind",
@@ -180,7 +180,7 @@ class Probe:
             {key: p.question for key, p in problems.items()},
             {hint.kind: hints.scored(engine, recipe, groups, hint) for hint in kinds},
         )
-        return [signal.hints(evidence), *signal.sections(evidence)]
+        return [tokenwise.hints(evidence), *tokenwise.sections(evidence)]
 
     def _teacher(self, engine: Engine) -> Section:
         """The teacher writes under its context, the verifier judges (TGOPD, arXiv:2609.02998)."""

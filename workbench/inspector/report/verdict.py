@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from workbench.inspector.diagnostics import DECISIONS, Decision
 from workbench.inspector.report.section import Report, Section, Triggered, percent, shown
-from workbench.inspector.report.signal import HINTS
+from workbench.inspector.report.tokenwise import HINTS
 from workbench.train.intervals import Estimate
 
 Keys = Mapping[str, Estimate]
