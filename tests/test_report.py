@@ -214,6 +214,17 @@ def test_every_symptom_is_seen_where_it_is_put_and_nowhere_else(symptom, keys):
     assert decide(turned)[0] == (), "the opposite is no symptom"
 
 
+def test_what_rests_on_more_problems_speaks():
+    def section(name, estimate):
+        return Section(name, "t", "a", "recorded", key={"noise_rate": estimate})
+
+    few, many, none = e(0.2, 0.1, 0.3, n=8), e(0.5, 0.4, 0.6, n=60), e(math.nan, -math.inf, math.inf, n=0)
+    for order in ((few, many, none), (none, many, few)):
+        made = build.report("run", {}, [section(str(i), x) for i, x in enumerate(order)])
+        assert made.word == "cannot be told"
+    assert build.report("run", {}, [section("a", few), section("b", none)]).word == "teaches"
+
+
 def test_every_row_of_the_table_has_a_rule():
     assert SYMPTOMS.keys() == {d.symptom for d in DECISIONS}
 
