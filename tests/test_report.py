@@ -8,6 +8,7 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ from workbench import opsd, report
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics import CLASSES, DECISIONS, TokenRecord
 from workbench.inspector.diagnostics.mistakes import first_error
-from workbench.inspector.report import build, page, plain, plots, signal, thinking, variety
-from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, shown
-from workbench.inspector.report.signal import Evidence
+from workbench.inspector.report import build, page, plain, plots, thinking, tokenwise, variety
+from workbench.inspector.report.hints import wrong_hints
+from workbench.inspector.report.section import Plot, Report, Row, Section, as_json, paired_share, shown
+from workbench.inspector.report.tokenwise import Evidence
 from workbench.inspector.report.verdict import SYMPTOMS, decide, verdict
-from workbench.train.intervals import Estimate
+from workbench.parts import contexts
+from workbench.recipes import ALL
+from workbench.records import Case, Problem
+from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share, paired_bootstrap
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[2J\u202e```{{ }} <b>"
 
@@ -209,6 +214,17 @@ def test_every_symptom_is_seen_where_it_is_put_and_nowhere_else(symptom, keys):
     assert decide(turned)[0] == (), "the opposite is no symptom"
 
 
+def test_what_rests_on_more_problems_speaks():
+    def section(name, estimate):
+        return Section(name, "t", "a", "recorded", key={"noise_rate": estimate})
+
+    few, many, none = e(0.2, 0.1, 0.3, n=8), e(0.5, 0.4, 0.6, n=60), e(math.nan, -math.inf, math.inf, n=0)
+    for order in ((few, many, none), (none, many, few)):
+        made = build.report("run", {}, [section(str(i), x) for i, x in enumerate(order)])
+        assert made.word == "cannot be told"
+    assert build.report("run", {}, [section("a", few), section("b", none)]).word == "teaches"
+
+
 def test_every_row_of_the_table_has_a_rule():
     assert SYMPTOMS.keys() == {d.symptom for d in DECISIONS}
 
@@ -238,7 +254,7 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     records = knowing()
     wrong = [np.array([[-0.5, -0.5, -0.5, -1.0]] * 2) for _ in records]  # as stylish, and silent at the answer
     told = Evidence(records, "probed", "made up", wrong={"another_problem": wrong})
-    keys = {k: v for s in [signal.hints(told), *signal.sections(told)] for k, v in s.key.items()}
+    keys = {k: v for s in [tokenwise.hints(told), *tokenwise.sections(told)] for k, v in s.key.items()}
     assert keys["answer_contrast_another_problem"].value == pytest.approx(2.0)
     assert keys["noise_rate"].value == 0
     assert keys["noise_rate"].high == pytest.approx(0.324, abs=1e-3), "eight problems are no proof of zero"
@@ -246,7 +262,7 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     assert verdict(keys)[0] == "teaches"
     stylish = [record(f"p{i}", ["So", " it", " is", " 7"], [2, 2, 2, 0.1], "wrong", "7") for i in range(8)]
     same = Evidence(stylish, "probed", "made up", wrong={"another_problem": [r.teacher_logp[None] for r in stylish]})
-    keys = {k: v for s in [signal.hints(same), *signal.sections(same)] for k, v in s.key.items()}
+    keys = {k: v for s in [tokenwise.hints(same), *tokenwise.sections(same)] for k, v in s.key.items()}
     assert keys["answer_contrast_another_problem"].value == 0
     assert keys["style_share"].value == pytest.approx(6 / 6.1)
     assert verdict(keys)[0] == "is mostly style and format"
@@ -279,6 +295,53 @@ def test_numbers_of_a_step_are_moved_and_nothing_else():
     assert thinking.perturbed("no number", "s", drop=True) == ""
     assert thinking.perturbed("no number", "s", drop=False) == "no number"
     assert thinking.split("One. Two 1.5\n\nThree!") == ["One.", "Two 1.5", "Three!"]
+
+
+def some_problems(n=8):
+    return [
+        Problem(str(i), f"What is {i} + 20?", answer=str(i + 20), solution=f"{i} + 20 = {i + 20}. So {i + 20}")
+        for i in range(1, n + 1)
+    ]
+
+
+def test_wrong_hints_say_another_answer_in_the_same_words():
+    problems = some_problems()
+    found = {h.kind: h for h in wrong_hints(ALL["opsd"], "some-model", problems, 3)}
+    assert found.keys() == tokenwise.HINTS.keys()
+    for hint in found.values():
+        assert len(hint.draws) == 3
+        for draw in hint.draws:
+            assert draw.keys() == {p.id for p in problems}
+            for problem in problems:
+                shown = hint.context(Case(draw[problem.id]))[-1]["content"]
+                assert problem.question in shown
+                told = shown.replace(problem.question, "")
+                assert not re.search(rf"(?<!\d){problem.answer}(?!\d)", told), (hint.kind, told)
+    altered = found["wrong_answer"].draws[0]["3"]
+    assert re.fullmatch(r"3 \+ 20 = (\d+)\. So \1", altered.solution)
+    answers = replace(ALL["opsd"], teacher=contexts.with_answer)
+    told = {h.kind: h for h in wrong_hints(answers, "some-model", problems, 1)}["wrong_answer"].draws[0]["3"]
+    assert told.answer != "23"
+
+
+def test_a_teacher_that_knows_nothing_has_no_wrong_hint():
+    assert wrong_hints(ALL["opsdc"], "m", some_problems(), 2) == []
+    assert wrong_hints(ALL["opsd_no_reference"], "m", some_problems(), 2) == []
+    assert wrong_hints(ALL["opsd"], "m", some_problems(1), 2) == []
+    other = wrong_hints(ALL["opsd_other_problem"], "m", some_problems(), 2)
+    assert [h.kind for h in other][:1] == ["another_problem"], "its own hint is another's: a contrast between equals"
+    assert other[0].context.needs == ALL["opsd_other_problem"].teacher.needs
+
+
+def test_where_no_problem_differs_the_interval_is_no_point():
+    same = {str(i): [0.0] for i in range(20)}
+    found = paired_share(same, same)
+    assert (found.value, found.low, found.high) == pytest.approx((0, -0.1611, 0.1611), abs=1e-4)
+    other = same | {"0": [1.0]}
+    assert paired_share(same, other) == paired_bootstrap(same, other)
+    assert bootstrap_share(same).high == pytest.approx(0.1611, abs=1e-4)
+    assert bootstrap_share({k: [1.0] for k in same}).low == pytest.approx(0.8389, abs=1e-4)
+    assert bootstrap_share(other) == bootstrap_mean(other)
 
 
 def test_two_pools_are_compared_on_the_same_problems():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from workbench.inspector.columns import of_loss
 from workbench.inspector.page import static
-from workbench.inspector.report import outputs, predicted, signal, variety
+from workbench.inspector.report import outputs, predicted, tokenwise, variety
 from workbench.inspector.report.collect import Recorded, collect
-from workbench.inspector.report.section import Plot, Report, Row, Section, common, unknown
-from workbench.inspector.report.signal import Evidence
+from workbench.inspector.report.section import Report, Row, Section, common, paired_share, unknown
+from workbench.inspector.report.tokenwise import Evidence
 from workbench.inspector.report.verdict import report
 from workbench.train.evaluate import headline
 from workbench.train.intervals import paired_bootstrap, problem_means
@@ -81,7 +81,11 @@ def _signal(run: Recorded) -> list[Section]:
     steps = sorted({s.step for s in seen})
     problems = len({s.problem for s in seen})
     basis = f"{len(seen)} rollouts of {problems} problems, as the loss saw them in steps {steps[0]} to {steps[-1]}"
-    return signal.sections(Evidence(records, "recorded", f"{basis}; one training run", run.hidden, run.questions))
+    return tokenwise.sections(Evidence(records, "recorded", f"{basis}; one training run", run.hidden, run.questions))
+
+
+SHARES = ("accuracy", "mentions", "teacher_success", "noise_rate", "style_share", "concentration", "correct_", "tts_")
+"""Figures from 0 to 1, by how their names begin."""
 
 
 def compared(reports: Sequence[Report]) -> Section:
@@ -92,9 +96,9 @@ def compared(reports: Sequence[Report]) -> Section:
         other = first.section(section.name)
         if other is None or other.source != section.source:
             continue
-        for name in section.scores.keys() & other.scores.keys():
+        for name in (name for name in section.scores if name in other.scores):
             sides = common(other.scores[name], section.scores[name])
-            change = paired_bootstrap(*sides)
+            change = (paired_share if name.startswith(SHARES) else paired_bootstrap)(*sides)
             if change.n:
                 values = [sum(problem_means(side).values()) / change.n for side in sides]
                 rows.append(
@@ -113,7 +117,7 @@ def compared(reports: Sequence[Report]) -> Section:
         "recorded",
         f"{second.run} minus {first.run}, the same problems on both sides; one training run each",
         tuple(rows),
-        Plot("intervals", ("difference",), "second - first, each in its own unit", reference=0.0),
+        None,  # each row has its own unit, and one axis would hide the small ones
         key,
         misleads="Means of a problem's values, so a ratio of sums elsewhere in the page can differ. Many rows, one "
         "95 % interval each: one in twenty is clear by chance. One run each: seeds are not in the interval.",
@@ -135,7 +139,7 @@ def telling(run: Recorded) -> list[tuple[str, str]]:
     shown = [pair for pair in pairs if pair[0].tops is not None] or pairs
     if not shown:
         return []
-    signed = [(value, s) for s, r in shown if (value := signal.at_answer(r)) is not None]
+    signed = [(value, s) for s, r in shown if (value := tokenwise.at_answer(r)) is not None]
     largest = max(shown, key=lambda pair: float(pair[1].share_of_loss.mean()))[0]
     chosen = {"the largest divergence a token": largest}
     if signed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from workbench.engine.engine import Engine
+from workbench.errors import InputError
 from workbench.inspector.diagnostics.record import Floats
 from workbench.inspector.report.scoring import teacher_logps
 from workbench.parts.contexts import PRIVILEGED, Shown, missing, privileged
@@ -24,7 +25,7 @@ class Hint:
     """One way to be wrong: the context, and for each draw the problems as it needs them."""
 
     kind: str
-    """Of `signal.HINTS`."""
+    """Of `tokenwise.HINTS`."""
     context: Context
     draws: tuple[dict[str, Problem], ...]
 
@@ -40,9 +41,14 @@ def wrong_hints(recipe: Recipe, model: str, problems: Sequence[Problem], draws: 
     if not isinstance(teacher, Shown) or not privileged(teacher):
         return []
     # The run itself pairs with seed 0: a teacher that is shown another problem's text must not meet it again here.
-    paired = [{p.id: p for p in pair_with_others(problems, seed)} for seed in range(1, draws + 1)]
+    try:
+        paired = [{p.id: p for p in pair_with_others(problems, seed)} for seed in range(1, draws + 1)]
+    except InputError:  # too few different questions: nobody can be shown another's
+        return []
     found = [Hint("another_problem", _of_another(teacher), tuple(paired))]
-    altered = tuple({key: a for key, p in group.items() if (a := _altered(p)) is not None} for group in paired)
+    altered = tuple(
+        {key: a for key, p in group.items() if (a := _altered(p, privileged(teacher))) is not None} for group in paired
+    )
     if any(altered) and not any("other." in path for path in teacher.needs):
         found.append(Hint("wrong_answer", teacher, altered))
     if {"solution", "answer"} & privileged(teacher):
@@ -77,14 +83,14 @@ def _of_another(teacher: Shown) -> Shown:
     return replace(teacher, name=f"{teacher.name} of another", fills=fills)
 
 
-def _altered(problem: Problem) -> Problem | None:
-    """The problem with a wrong answer wherever its own stands in what is privileged; None where it stands nowhere."""
+def _altered(problem: Problem, shown: frozenset[str]) -> Problem | None:
+    """The problem with a wrong answer wherever its own stands in what is shown; None where it stands nowhere."""
     own, wrong = problem.answer, None if problem.other is None else problem.other.answer
     if not own or not wrong or same_answer(own, wrong):
         return None
     place = re.compile(rf"(?<![\w.]){re.escape(own)}(?![\w]|\.\d)")
-    texts = {name: getattr(problem, name) for name in ("solution", "document", "demonstration")}
-    changed = {name: place.sub(lambda _: wrong, text) for name, text in texts.items() if text}
-    if all(changed[name] == texts[name] for name in changed):
+    texts = {name: getattr(problem, name) or "" for name in ("solution", "document", "demonstration") if name in shown}
+    changed = {name: place.sub(lambda _: wrong, text) for name, text in texts.items()}
+    if "answer" not in shown and changed == texts:
         return None
     return replace(problem, answer=wrong, **changed)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from workbench.inspector.diagnostics import leakage
 from workbench.inspector.diagnostics.classes import runs
 from workbench.inspector.diagnostics.leakage import mentioning
 from workbench.inspector.report.collect import Recorded
-from workbench.inspector.report.section import Cell, Plot, Row, Section, common, percent, shown, unknown
+from workbench.inspector.report.section import Cell, Plot, Row, Section, common, paired_share, percent, shown, unknown
 from workbench.problems import pair_with_others
 from workbench.records import Problem
 from workbench.train.evaluate import ArmResult, Evaluation
@@ -136,7 +136,7 @@ def leaks(run: Recorded) -> Section:
     scores: dict[str, Scores] = {}
     if "before" in outputs and "after" in outputs:
         old, scores["mentions"] = (mentioning(outputs[when], questions) for when in ("before", "after"))
-        key["mentions_change"] = paired_bootstrap(*common(old, scores["mentions"]))
+        key["mentions_change"] = paired_share(*common(old, scores["mentions"]))
         rows.append(Row("after - before, paired", {"change_in_share_of_outputs": key["mentions_change"]}))
     why = "it is not known" if not run.hidden else f"no run of {RUN} words stands in it that the question lacks"
     return Section(

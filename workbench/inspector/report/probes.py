@@ -16,13 +16,15 @@ from workbench.engine.engine import Engine, never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
 from workbench.inspector.pieces import pieces
-from workbench.inspector.report import hints, signal, sweep, thinking, variety
+from workbench.inspector.report import hints, sweep, thinking, tokenwise, variety
 from workbench.inspector.report.scoring import records_of
 from workbench.inspector.report.section import Plot, Row, Section, percent, shown, unknown
 from workbench.inspector.report.thinking import Steps
 from workbench.inspector.report.variety import Pool
 from workbench.parts.contexts import shown_to_teacher
+from workbench.parts.schedules import Clock
 from workbench.planning import Plan
+from workbench.recipe import Recipe
 from workbench.records import Judged, Problem, Request, Sampling
 from workbench.train.evaluate import Verifier, verify_with
 from workbench.train.intervals import Scores, bootstrap_share
@@ -89,6 +91,16 @@ class Probe:
         return (self.planned.held_out or self.planned.train)[: self.asked.problems]
 
     @property
+    def recipe(self) -> Recipe:
+        """The run's, with its schedules at their first value."""
+        return self.planned.recipe.at(Clock(0, max(1, self.planned.steps)))
+
+    def _scores(self, engine: Engine) -> bool:
+        """Whether a teacher can score what is written now: not one of whom there is a record alone."""
+        recorded = engine.external is not None and engine.external.recorded
+        return self.recipe.teacher is not None and not recorded
+
+    @property
     def verify(self) -> Verifier:
         """The run's own."""
         return verify_with(self.planned.verifier)
@@ -96,7 +108,7 @@ class Probe:
     @property
     def sampling(self) -> Sampling:
         """As the run samples, with the room its evaluation has."""
-        return replace(self.planned.recipe.sampling, max_new_tokens=self.planned.eval_tokens)
+        return replace(self.recipe.sampling, max_new_tokens=self.planned.eval_tokens)
 
     @property
     def basis(self) -> str:
@@ -109,7 +121,7 @@ class Probe:
 
     def visit(self, engine: Engine) -> Visit:
         """Let the student of this engine write, and judge and score what it wrote."""
-        recipe = self.planned.recipe
+        recipe = self.recipe
         requests = [
             Request(p, recipe.student, "student", k, (0, SEED))
             for p in self.problems
@@ -120,7 +132,7 @@ class Probe:
             if rollout.tokens:
                 drawn[rollout.problem.id].append(Judged(rollout, self.verify(rollout)))
         groups = list(drawn.values())
-        records = records_of(engine, recipe, groups) if recipe.teacher is not None else []
+        records = records_of(engine, recipe, groups) if self._scores(engine) else []
         texts = [pieces(engine.tokenizer, j.rollout.tokens) for group in groups for j in group]
         visit = Visit(groups, texts, records, thinking.measured(engine, recipe.student, groups))
         by_id = {p.id: p for p in self.problems}
@@ -130,9 +142,9 @@ class Probe:
     def beginning(self, engine: Engine) -> None:
         """The untrained student and the run's teacher."""
         self.before = self.visit(engine)
-        if not self.planned.recipe.teacher:
+        if not self._scores(engine):
             self.found.append(unknown("hint_contrast", "Does the right hint say more than a wrong one?",
-                                      "the recipe has no teacher", "probed"))  # fmt: skip
+                                      "no teacher can be asked what is not recorded", "probed"))  # fmt: skip
             return
         self.found += self._signal(engine)
         self.found.append(self._teacher(engine))
@@ -156,11 +168,11 @@ class Probe:
 
     def _signal(self, engine: Engine) -> list[Section]:
         assert self.before is not None, "called by `beginning`"
-        recipe, groups = self.planned.recipe, self.before.groups
+        recipe, groups = self.recipe, self.before.groups
         paired = self.planned.held_out or self.planned.train
         kinds = hints.wrong_hints(recipe, self.model, paired, self.asked.hints) if engine.external is None else []
         problems = {p.id: p for p in self.problems}
-        evidence = signal.Evidence(
+        evidence = tokenwise.Evidence(
             self.before.records,
             "probed",
             f"{self.basis}; the untrained student and the run's first teacher; {self.asked.hints} wrong hints a kind",
@@ -168,13 +180,11 @@ class Probe:
             {key: p.question for key, p in problems.items()},
             {hint.kind: hints.scored(engine, recipe, groups, hint) for hint in kinds},
         )
-        return [signal.hints(evidence), *signal.sections(evidence)]
+        return [tokenwise.hints(evidence), *tokenwise.sections(evidence)]
 
     def _teacher(self, engine: Engine) -> Section:
         """The teacher writes under its context, the verifier judges (TGOPD, arXiv:2609.02998)."""
-        title, recipe = "Is the teacher right?", self.planned.recipe
-        if engine.external is not None and engine.external.recorded:
-            return unknown("teacher_reliability", title, "the teacher is a record and writes nothing new", "probed")
+        title, recipe = "Is the teacher right?", self.recipe
         assert recipe.teacher is not None, "asked where there is one"
         requests = [Request(p, recipe.teacher, "teacher", k, (0, SEED)) for p in self.problems for k in range(PROBES)]
         scores: defaultdict[str, list[float]] = defaultdict(list)

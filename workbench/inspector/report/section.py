@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workbench.inspector.diagnostics import Decision
-from workbench.train.intervals import FEWEST, Estimate, Scores
+from workbench.train.intervals import FEWEST, Estimate, Scores, paired_bootstrap, wilson
 from workbench.train.run_directory import encode
 
 Cell = Estimate | int | float | str | None
@@ -177,6 +177,18 @@ def common(one: Scores, other: Scores) -> tuple[dict[str, Sequence[float | None]
 def as_json(data: Mapping[str, Any]) -> str:
     """ASCII JSON; what is not finite is null and named in `bad`, as in a run's own files."""
     return json.dumps(json.loads(encode(data)), indent=1)
+
+
+def paired_share(before: Scores, after: Scores, *, seed: int = 0) -> Estimate:
+    """`paired_bootstrap` of numbers from 0 to 1: where no problem differs, by how much the mean still could.
+
+    The bound is Wilson's on the share of problems that differ: each of them could move the mean by 1 / n at most.
+    """
+    found = paired_bootstrap(before, after, seed=seed)
+    if found.n == 0 or found.value != 0.0 or found.low < found.high < math.inf:
+        return found
+    bound = wilson(0, found.n).high
+    return Estimate(0.0, -bound, bound, found.n)
 
 
 def _plain(cell: Cell) -> object:

@@ -9,9 +9,9 @@ from workbench.engine.engine import Engine
 from workbench.inspector.diagnostics import Generation, budget_sweep
 from workbench.inspector.diagnostics.budgets import Budget, Judge
 from workbench.inspector.report.scoring import Chain, answer_chances
-from workbench.inspector.report.section import Cell, Plot, Row, Section, common, shown
+from workbench.inspector.report.section import Cell, Plot, Row, Section, common, paired_share, shown
 from workbench.records import Context, Problem
-from workbench.train.intervals import Estimate, Scores, bootstrap_share, paired_bootstrap
+from workbench.train.intervals import Estimate, Scores, bootstrap_share
 
 TITLE = "Is it better cut short, or worse when let think?"
 
@@ -103,7 +103,7 @@ def _row(
 
 def _change(pools: Mapping[str, Saved], judge: Judge, size: int) -> Estimate:
     before, after = (_scores(pool.generations, judge, size) for pool in pools.values())
-    return paired_bootstrap(*common(before, after))
+    return paired_share(*common(before, after))
 
 
 def _scores(pool: Sequence[Generation], judge: Judge, size: int) -> Scores:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from verifiers import Verdict
 from workbench.inspector.diagnostics import diversity
 from workbench.inspector.report.collect import Recorded, verdict_of
-from workbench.inspector.report.section import Cell, Plot, Row, Section, Source, common, shown, unknown
-from workbench.train.intervals import Estimate, Scores, paired_bootstrap, pass_at_k
+from workbench.inspector.report.section import Cell, Plot, Row, Section, Source, common, paired_share, shown, unknown
+from workbench.train.intervals import Estimate, Scores, pass_at_k
 
 TITLE = "Does the student still try different things?"
 KS = (1, 2, 4, 8, 16)
@@ -76,7 +76,7 @@ def section(pools: Mapping[str, Pool], source: Source, basis: str) -> Section:
 
 def _change(pools: Mapping[str, Pool], k: int) -> Estimate:
     before, after = (_passes(pool, k) for pool in pools.values())
-    return paired_bootstrap(*common(before, after))
+    return paired_share(*common(before, after))
 
 
 def _passes(pool: Pool, k: int) -> Scores:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from workbench.inspector.diagnostics import DECISIONS, Decision
 from workbench.inspector.report.section import Report, Section, Triggered, percent, shown
-from workbench.inspector.report.signal import HINTS
+from workbench.inspector.report.tokenwise import HINTS
 from workbench.train.intervals import Estimate
 
 Keys = Mapping[str, Estimate]
@@ -16,7 +16,11 @@ HALF, LONG, SHORT, RELIABLE = 0.5, 1.25, 0.8, 2 / 3
 
 def report(run: str, facts: Mapping[str, str], sections: Sequence[Section]) -> Report:
     """Sections with the headline and the decisions that follow from them."""
-    keys = {name: value for section in sections for name, value in section.key.items()}
+    keys: dict[str, Estimate] = {}
+    for name, value in (pair for section in sections for pair in section.key.items()):
+        # Recorded and probed figures may share a name: what rests on more problems speaks, whatever it says.
+        if value.n and (name not in keys or value.n >= keys[name].n):
+            keys[name] = value
     word, headline = verdict(keys)
     triggered, unseen = decide(keys)
     return Report(run, facts, word, headline, tuple(sections), triggered, unseen)
