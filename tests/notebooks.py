@@ -51,7 +51,7 @@ def picture(png: str) -> dict[str, Any]:
 
 
 def text_of(book: Any) -> str:
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def processor() -> float:

@@ -26,6 +26,18 @@ def words(picture: plots.Picture) -> str:
     return "\n".join(t.get_text() for t in picture.figure.findobj(Text))
 
 
+def inside(picture: plots.Picture) -> bool:
+    """Every title lies within its figure, at the size at which it is stored."""
+    picture._repr_png_()
+    axes, box = picture.figure.axes, picture.figure.bbox
+    named = [
+        *(t for a in axes for t in (a.title, a._left_title, a.xaxis.label, a.yaxis.label)),
+        picture.figure._suptitle,
+    ]
+    shown = [t.get_window_extent() for t in named if t is not None and t.get_text()]
+    return all(box.x0 <= x.x0 and x.x1 <= box.x1 and box.y0 <= x.y0 and x.y1 <= box.y1 for x in shown)
+
+
 def test_the_plane_has_intervals_on_both_axes_and_marks_who_is_beaten() -> None:
     arms = [
         arm("base", *[True, False] * 6, tokens=50),
@@ -47,6 +59,7 @@ def test_the_plane_has_intervals_on_both_axes_and_marks_who_is_beaten() -> None:
     labels = [t.get_text() for t in picture.figure.legends[0].get_texts()]
     assert labels == ["base: 6/12, cut 0 (beaten)", "brief\\u202e: 12/12, cut 0", "bad: 0/12, cut 0 (beaten)"]
     assert "12 problems" in words(picture)
+    assert inside(picture)
     assert picture._repr_png_().startswith(b"\x89PNG")
 
 
@@ -61,6 +74,7 @@ def test_bins_say_their_n() -> None:
     assert not any(c.has_yerr for c in left.containers), "two problems have no 95 % interval"
     many = plots.by_group(by_group([arm("a", *[True, False] * 3)], {f"p{i}": "1 step" for i in range(6)}))
     assert all(c.has_yerr for axes in many.figure.axes for c in axes.containers), "six have"
+    assert inside(picture)
 
 
 def test_differences_are_hollow_within_noise() -> None:
@@ -68,6 +82,7 @@ def test_differences_are_hollow_within_noise() -> None:
     found = against(base, [arm("other", *[True] * 12, tokens=49), arm("same", *[False] * 12, tokens=50)])
     picture = plots.differences(found)
     accuracy, tokens = picture.figure.axes
+    assert inside(picture)
     assert [c.lines[0].get_markerfacecolor() for c in accuracy.containers] == [plots.BLUE, "white"]
     assert [float(c.lines[0].get_xdata()[0]) for c in tokens.containers] == [0.98, 1.0]
     assert [line.get_xdata()[0] for axes in (accuracy, tokens) for line in axes.lines if line.get_ls() == "--"] == [
@@ -86,7 +101,7 @@ def test_tokens_are_coloured_by_who_says_more_and_stand_under_their_bars() -> No
     assert [to_hex(bar.get_facecolor()) for bar in top.patches][:3] == [plots.ORANGE, plots.PURPLE, plots.ORANGE]
     assert [t.get_text() for t in bottom.get_xticklabels()] == ["\u00b72", r"\$x\$", "\\x1b[0m", "<|im_end|>"]
     assert "own: sum -0.50 nat" in words(picture)
-    assert picture._repr_png_()
+    assert inside(picture)
 
 
 def test_a_strip_shows_shares_of_its_row_and_says_where_there_is_nothing() -> None:
@@ -94,6 +109,7 @@ def test_a_strip_shows_shares_of_its_row_and_says_where_there_is_nothing() -> No
     (image,) = picture.figure.axes[0].images
     assert image.get_array().tolist() == [[25.0, 75.0], [0.0, 0.0]]
     assert "nothing" in words(picture)
+    assert inside(picture)
 
 
 def test_estimates_without_an_interval_are_drawn_without_one() -> None:
@@ -102,4 +118,4 @@ def test_estimates_without_an_interval_are_drawn_without_one() -> None:
     lengths = [np.ptp(c.lines[2][0].get_segments()[0][:, 0]) for c in picture.figure.axes[0].containers]
     assert lengths == [1.5, 0.0]
     assert "one problem (n=1)" in words(picture)
-    assert picture._repr_png_()
+    assert inside(picture)

@@ -67,7 +67,7 @@ def plane(arms: Sequence[ArmResult], title: str = "") -> Picture:
             fmt=_MARKS[k % len(_MARKS)],
             color=colour,
             mfc=colour if arm.name in front else "white",
-            ms=9,
+            ms=max(11 - 1.5 * k, 6),  # arms that lie upon each other are both seen
             lw=1.4,
             capsize=3,
             label=_label(arm, arm.name in front),
@@ -75,9 +75,9 @@ def plane(arms: Sequence[ArmResult], title: str = "") -> Picture:
     axes.set_xlabel("mean tokens a completion (fewer is better)")
     axes.set_ylabel("right answers, %")
     _from_zero(axes)
-    said = f"{_n(arms)} problems, 95 % intervals on both axes; filled and joined: no other arm is better in both"
-    axes.set_title(printable(title) or said)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set_title(printable(title) or f"accuracy against length, {_n(arms)} problems, 95 % intervals", fontsize=10)
+    said = "filled and joined: no other arm is better in both"
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, title=said, fontsize=9, title_fontsize=9)
     return Picture(figure)
 
 
@@ -145,9 +145,7 @@ def tokens(series: Mapping[str, Seen], title: str = "") -> Picture:
         axes.set_ylabel("nat", fontsize=8)
     last = np.atleast_1d(np.asarray(panels))[-1]
     _token_axis(last, next(iter(series.values())).text)
-    said = (
-        "log-prob of each written token, teacher minus student; orange, up: the teacher says more; purple, down: less"
-    )
+    said = "teacher minus student log-prob of written tokens (orange, up: teacher says more)"
     figure.suptitle(printable(title) or said, fontsize=10)
     return Picture(figure)
 
@@ -168,7 +166,9 @@ def strip(
     axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
     _token_axis(axes, text)
     figure.colorbar(image, ax=axes, label=unit, shrink=0.9)
-    axes.set_title(printable(title) or "share of a method's pull (gradient at the logits) that each token has")
+    axes.set_title(
+        printable(title) or "share of a method's pull (gradient at the logits) that each token has", fontsize=10
+    )
     return Picture(figure)
 
 
@@ -182,7 +182,7 @@ def intervals(found: Mapping[str, Estimate], unit: str, title: str = "", referen
     axes.set_yticks(range(len(found)), [f"{printable(name)} (n={e.n})" for name, e in found.items()])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(unit)
-    axes.set_title(printable(title) or "95 % intervals, problems resampled")
+    axes.set_title(printable(title) or "95 % intervals, problems resampled", fontsize=10)
     return Picture(figure)
 
 
@@ -195,7 +195,6 @@ def _figure(height: float, **grid: Any) -> tuple[Figure, Any]:
     for axes in np.atleast_1d(np.asarray(panels)):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-        axes.title.set_fontsize(10)
     return figure, panels
 
 
