@@ -55,7 +55,7 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
 
     from workbench.screens import compare, data, live, rollouts, runs, shell, train
     from workbench.screens.links import Link
-    from workbench.screens.polling import LIVELY
+    from workbench.screens.polling import TOLD
     from workbench.screens.stage import STATE_SECONDS, Opening, Stage
 
     screens = {"live": live, "compare": compare, "runs": runs, "rollouts": rollouts, "train": train, "data": data}
@@ -64,13 +64,13 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
         # Not inside the tabs: gradio counts every child of `Tabs` as one.
         place, opened = (gr.State(value, time_to_live=STATE_SECONDS) for value in (Link(), Opening()))
         liked = gr.BrowserState({}, storage_key="opsd-workbench", secret="preferences are no secret")
-        with gr.Tabs(elem_id="app-screens", selected="live") as tabs:
+        with gr.Tabs(elem_id="app-screens", selected="live", overflow_behavior="wrap") as tabs:
             offered = tuple(dict.fromkeys([*models, "smollm2"]))
             stage = Stage(output, tuple(chosen), offered, tabs=tabs, place=place, opened=opened, preferences=liked)
             for name, title in TITLES:
                 with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
                     screens[name].build(stage)
-                tab.select(partial(shell.moved, name), stage.place, stage.place, **LIVELY)
+                tab.select(partial(shell.moved, name), stage.place, stage.place, **TOLD)
         shell.connect(demo, header, stage)
     demo.queue(max_size=16, default_concurrency_limit=8)
     return demo

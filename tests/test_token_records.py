@@ -1,4 +1,4 @@
-"""What training leaves behind token by token: the loss's own numbers, in files that survive whatever happens to them."""
+"""What training leaves behind token by token: the loss's own numbers, in files that survive what happens to them."""
 
 from __future__ import annotations
 

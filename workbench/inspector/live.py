@@ -65,7 +65,7 @@ def live(
         InputError: where a prompt leaves no room, or nobody can write.
     """
     recipe, engine = stage.recipe, stage.engine
-    writes: Author = author or next(a for a in _AUTHORS if a in recipe.rollouts.authors)
+    writes = next(a for a in _AUTHORS if a in recipe.rollouts.authors) if author is None else author
     context = recipe.teacher if writes == "teacher" else recipe.student
     if context is None:
         raise InputError(

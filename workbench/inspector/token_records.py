@@ -250,7 +250,7 @@ def _table(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
     import pyarrow as pa
 
     try:
-        return _open(path).read(columns=columns).to_pylist()  # type: ignore[no-any-return]
+        return _open(path).read(columns=columns).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"{printable(str(path))} is damaged ({printable(str(error))[:200]}). Its pages are not what its end says. "
@@ -274,14 +274,14 @@ def _rows(path: Path, columns: Sequence[str] | None, rows: Sequence[int] | None)
 
 def _seen(row: dict[str, Any]) -> Seen:
     n, k = row["tokens"], row["top"]
-    shape = (len(row["terms"]), n)
+    columns: dict[str, Any] = {name: row[name] for name in (*_TEXTS, *_INTS)}
+    columns |= {name: _reals(row[name], (n,)) for name in _FLOATS}
+    columns |= {name: tuple(row[name]) for name in _IDS[:3]}
+    columns |= {name: np.asarray(row[name], dtype=np.int64) for name in _IDS[3:]}
+    columns |= {name: tuple(row[name]) for name in _WORDS}
+    columns |= {name: _reals(row[name], (len(row["terms"]), n)) for name in _TERMS}
     return Seen(
-        **{name: row[name] for name in (*_TEXTS, *_INTS)},
-        **{name: _reals(row[name], (n,)) for name in _FLOATS},
-        **{name: tuple(row[name]) for name in _IDS[:3]},
-        **{name: np.asarray(row[name], dtype=np.int64) for name in _IDS[3:]},
-        **{name: tuple(row[name]) for name in _WORDS},
-        **{name: _reals(row[name], shape) for name in _TERMS},
+        **columns,
         prompts=(tuple(row["student_prompt_text"]), tuple(row["teacher_prompt_text"])),
         pieces=dict(zip(row["piece_ids"], row["piece_text"], strict=True)),
         tops=_tops(row, n, k) if k else None,
@@ -290,9 +290,10 @@ def _seen(row: dict[str, Any]) -> Seen:
 
 
 def _tops(row: dict[str, Any], n: int, k: int) -> Tops:
-    ids = {name: np.asarray(row[f"top_{name}"], dtype=np.int64).reshape(n, k) for name in _TOP_IDS}
-    reals = {name: _reals(row[f"top_{name}"], (n,) if name.endswith("tail") else (n, k)) for name in _TOP_FLOATS}
-    return Tops(**ids, **reals)
+    columns: dict[str, Any] = {name: np.asarray(row[f"top_{name}"], dtype=np.int64).reshape(n, k) for name in _TOP_IDS}
+    for name in _TOP_FLOATS:
+        columns[name] = _reals(row[f"top_{name}"], (n,) if name.endswith("tail") else (n, k))
+    return Tops(**columns)
 
 
 def _reals(x: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ def of_loss(recipe: Recipe, signal: Signal, one: Entry, rows: slice) -> Numbers:
 
     read = Numbers.unknown(rows.stop - rows.start, len(clippable(recipe)))
     names = ("student_logp", "teacher_logp", "student_entropy", "teacher_entropy")
-    columns = {name: x for name in names if (x := some(getattr(signal.stats, name))) is not None}
+    columns: dict[str, Any] = {name: x for name in names if (x := some(getattr(signal.stats, name))) is not None}
     dropped = np.isnan(columns["student_logp"])
     if one.reading is not None:  # tokens that a plan left out are not in the loss, but in its first reading
         columns |= {name: x.numpy() for name in names if (x := getattr(one.reading, name)) is not None}

@@ -44,4 +44,4 @@ _QUIET = ("block_info", "block_label", "block_title")
 
 def look() -> dict[str, Any]:
     """What `mount_gradio_app` takes."""
-    return {"theme": theme(), "css_paths": [Path(__file__).with_name("app.css")]}
+    return {"theme": theme(), "css_paths": [Path(__file__).with_name(name) for name in ("app.css", "live.css")]}

@@ -11,8 +11,9 @@ EVERY = 2.0
 """Seconds between looks at the files of a run."""
 LIVELY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """For events that look at files: no spinner, and no place in the queue that a rollout may wait in."""
-TELLING: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""For events that may say something: gradio shows a toast only of what went through the queue."""
+TOLD: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For events that may say something or change a state: what does not pass through gradio's queue shows no toast and
+sets off no `change` of a `gr.State`."""
 
 Shown = Mapping[str, int]
 """What a page shows, by component, as a hash: kept in a `gr.State`."""

@@ -10,7 +10,7 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link, RolloutKey
-from workbench.screens.polling import LIVELY
+from workbench.screens.polling import LIVELY, TOLD
 from workbench.screens.rollout_index import index
 from workbench.screens.stage import Stage, opening
 from workbench.text import printable
@@ -52,7 +52,7 @@ def bar(stage: Stage, screen: str) -> list[gr.Button]:
 
     stage.place.change(enabled, stage.place, buttons, **LIVELY)
     for button, (way, title) in zip(buttons, WAYS, strict=True):
-        button.click(_go(stage, way, title, screen), stage.place, [stage.place, stage.opened], **LIVELY)
+        button.click(_go(stage, way, title, screen), stage.place, [stage.place, stage.opened], **TOLD)
     return buttons
 
 
@@ -100,7 +100,7 @@ def build(stage: Stage, screen: str) -> None:
         link = replace(place, view="live")
         return link, opening(link), gr.Tabs(selected="live")
 
-    show.click(open_live, stage.place, [stage.place, stage.opened, stage.tabs], **LIVELY)
+    show.click(open_live, stage.place, [stage.place, stage.opened, stage.tabs], **TOLD)
 
 
 def shown(stage: Stage, place: Link) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ import gradio as gr
 from workbench.screens import notify, reading
 from workbench.screens.links import Link, RolloutKey
 from workbench.screens.plots import Bar, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
 from workbench.screens.rollout_index import Entry, Filters, RolloutIndex, index
 from workbench.screens.stage import Stage, opening
 from workbench.text import printable
@@ -123,12 +123,15 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
     for control in controls.all():
         event = control.input if control is not controls.step else control.release
         event(lambda: 0, None, page, **LIVELY).then(look, given, drawn_parts, **LIVELY)
-    rewards.pick(picked_bar, bar, [bar, page], **LIVELY)
+    rewards.pick(picked_bar, bar, [bar, page], **TOLD)
     picker.input(
-        lambda name, place: replace(place, run=name, rollout="", tok=None), [picker, stage.place], stage.place, **LIVELY
+        lambda name, place: replace(place, run=name, rollout="", tok=None),
+        [picker, stage.place],
+        stage.place,
+        **TOLD,
     )
-    pages[0].click(lambda number: max(0, number - 1), page, page, **LIVELY)
-    pages[1].click(lambda number: number + 1, page, page, **LIVELY)
+    pages[0].click(lambda number: max(0, number - 1), page, page, **TOLD)
+    pages[1].click(lambda number: number + 1, page, page, **TOLD)
 
     def click(
         place: Link, score: float | None, number: int, event: gr.SelectData, *values: Any
@@ -143,7 +146,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         return link, opening(link), gr.Tabs(selected="live")
 
     inputs = [stage.place, bar, page, *controls.all()]
-    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **LIVELY)
+    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **TOLD)
 
 
 def asked(values: Sequence[Any]) -> Filters:

@@ -11,7 +11,7 @@ from workbench.screens import notify, run_table
 from workbench.screens.curves import FIGURES, curves
 from workbench.screens.links import Link
 from workbench.screens.plots import Line, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
 from workbench.screens.stage import Stage
 from workbench.text import printable
 from workbench.train.reporting import RunView
@@ -68,15 +68,15 @@ def build(stage: Stage) -> None:
         run = clicked(stage.runs(), event.row_value)
         return (replace(place, run=run.name, rollout="", tok=None), [run.name]) if run else (place, [])
 
-    parts.table.select(click, stage.place, [stage.place, picked], **LIVELY)
-    parts.picker.input(lambda names: names[:MOST], parts.picker, picked, **LIVELY)
+    parts.table.select(click, stage.place, [stage.place, picked], **TOLD)
+    parts.picker.input(lambda names: names[:MOST], parts.picker, picked, **TOLD)
 
     def to_rollouts(place: Link) -> tuple[Link, Any]:
         if stage.find(place.run) is None:
             raise notify.error("No run is selected. Choose one in the table first.")
         return replace(place, view="rollouts"), gr.Tabs(selected="rollouts")
 
-    rollouts.click(to_rollouts, stage.place, [stage.place, stage.tabs], **LIVELY)
+    rollouts.click(to_rollouts, stage.place, [stage.place, stage.tabs], **TOLD)
 
 
 def _layout() -> tuple[Parts, gr.Button]:

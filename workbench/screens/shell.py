@@ -10,7 +10,7 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
-from workbench.screens.polling import LIVELY, TELLING
+from workbench.screens.polling import LIVELY, TOLD
 from workbench.screens.stage import Opening, Stage, opening
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
         place, wish = start(dict(request.query_params), stage)
         return place, wish, gr.Tabs(selected=place.view)
 
-    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **TELLING)
+    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **TOLD)
     header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
-    ).then(_copied, **TELLING)
+    ).then(_copied, **TOLD)
 
 
 def start(params: dict[str, str], stage: Stage) -> tuple[Link, Opening]:

@@ -15,7 +15,7 @@ from workbench.screens import children, form, notify, run_table
 from workbench.screens.curves import FIGURES, curves
 from workbench.screens.links import Link
 from workbench.screens.plots import Line, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, TELLING, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
 from workbench.screens.stage import Stage
 from workbench.text import printable
 from workbench.train.reporting import RunView
@@ -114,6 +114,7 @@ def _wire_form(
     def line(*values: Any) -> str:
         return command_of(stage, names, values)
 
+    command.value = line(*(part.value for part in parts))
     for part in parts:
         part.change(line, parts, command, **LIVELY)
 
@@ -133,7 +134,7 @@ def _wire_form(
         # With its name in the form, a second Start means the same run.
         return replace(place, run=name, rollout="", tok=None), name
 
-    start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **TELLING)
+    start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **TOLD)
 
 
 def configured(stage: Stage, names: Sequence[str], values: Sequence[Any]) -> RunConfig:
@@ -165,7 +166,7 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
         lambda name, place: replace(place, run=name, rollout="", tok=None),
         [watch.picker, stage.place],
         stage.place,
-        **LIVELY,
+        **TOLD,
     )
 
     def halt(place: Link) -> None:
@@ -176,7 +177,7 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
         else:
             notify.warn("Nothing runs under this name.")
 
-    watch.stop.click(halt, stage.place, None, **TELLING)
+    watch.stop.click(halt, stage.place, None, **TOLD)
 
     def onward(place: Link, steps: float | None) -> None:
         run = stage.find(place.run)
@@ -185,7 +186,7 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
         started = children.resume(run, int(steps) if steps else None)
         notify.info(f"{run.name} {'goes on' if started else 'runs already'}.")
 
-    watch.resume.click(onward, [stage.place, watch.steps], None, **TELLING)
+    watch.resume.click(onward, [stage.place, watch.steps], None, **TOLD)
 
 
 def updates_for(stage: Stage, name: str) -> dict[str, tuple[Any, Any]]:

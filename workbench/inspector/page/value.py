@@ -42,6 +42,8 @@ _SPELT = {
     "forward_kl": "forward KL = KL(teacher || student)",
     "reverse_kl": "reverse KL = KL(student || teacher)",
     "jsd": "JSD",
+    "ForwardKL": "forward KL = KL(teacher || student)",
+    "ReverseKL": "reverse KL = KL(student || teacher)",
 }
 
 
