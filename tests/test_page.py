@@ -283,10 +283,8 @@ def test_the_json_twin_writes_the_page_again(pieces):
 
 
 def test_a_kl_is_spelt_out_in_the_direction_that_its_term_has():
-    directions = {
-        "ForwardKL": "forward KL = KL(teacher || student)",
-        "ReverseKL": "reverse KL = KL(student || teacher)",
-    }
+    forward, reverse = "forward KL = KL(teacher || student)", "reverse KL = KL(student || teacher)"
+    directions = {"ForwardKL": forward, "ReverseKL": reverse}
     for divergence in (ForwardKL(), ReverseKL(), JSD()):
         name = term_name(Distill(divergence))
         assert value.divergence_name(seen(["a"], terms=(name,))) == directions.get(name, name)
