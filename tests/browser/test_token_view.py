@@ -403,3 +403,16 @@ def test_the_sentence_counts_as_the_diagnostics_do(opened):
         found = concentration(record, share / 100)
         said = f"{len(found.positions)} of the {found.counted} tokens in the loss carry {share} % of the divergence"
         assert page.locator(".tv-said").inner_text() == said
+
+
+def test_pieces_of_one_character_are_joined_and_marked_and_special_tokens_have_their_name(opened):
+    made = seen(["So ", "", "", "語", "!", ""], vocabulary=400)
+    pieces = dict.fromkeys(made.token_ids[1:3], "�") | {made.token_ids[5]: "<|im_end|>"}
+    page = opened(replace(made, pieces={**made.pieces, **pieces})).page
+    assert tokens(page).locator("[role=option]").all_inner_texts() == ["So ", "▹", "▹", "語", "!", "<|im_end|>"]
+    assert tokens(page).locator(".tv-part").count() == 2
+    assert tokens(page).locator(".tv-whole").all_inner_texts() == ["語"]
+    tokens(page).locator("[data-t='1']").click()
+    assert "part of a character" in page.locator(".tv-line").inner_text()
+    tokens(page).locator("[data-t='5']").click()
+    assert "<|im_end|>" in page.locator(".tv-line").inner_text()
