@@ -378,8 +378,9 @@ def test_a_branch_keeps_what_stands_before_and_the_original(asked, seen):
 
 def test_a_branch_of_what_is_gone_is_refused_in_words(asked):
     for wish in (Wish("gone", 0, 1, ""), Wish("live-x", 99, 1, "")):
-        (frame,) = rolling.branch(asked, Seat(), "page", wish)
+        (frame,) = played(rolling.branch, asked, wish)
         assert "no longer held" in shown(frame.status)
+        assert MODEL.ticket("page") is None, "nobody waits behind it"
 
 
 def test_scoring_again_says_that_it_is_recomputed(asked, seen):

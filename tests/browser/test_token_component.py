@@ -195,7 +195,7 @@ def test_hostile_text_in_the_app(app):
 
 def test_the_view_follows_the_app_s_theme(app):
     page = app.page
-    ground = "getComputedStyle(document.querySelector('#live .tv-root')).backgroundColor"
+    ground = "getComputedStyle(document.querySelector('#live .tv-tokens')).backgroundColor"
     page.locator("#live .tv-tokens").wait_for()
     light = page.evaluate(ground)
     page.evaluate("document.body.classList.toggle('dark')")

@@ -13,7 +13,7 @@ from workbench.screens import asking, comparing, notify
 from workbench.screens.asking import Ask
 from workbench.screens.comparing import Beside
 from workbench.screens.live import WORK, announced, found, halted, session, still_waiting
-from workbench.screens.polling import LIVELY
+from workbench.screens.polling import LIVELY, TOLD
 from workbench.screens.session import STORE
 from workbench.screens.sheet import Sheet, said, shown
 from workbench.screens.stage import STATE_SECONDS, Stage
@@ -98,12 +98,12 @@ def build(stage: Stage) -> None:
     clock = gr.Timer(1.0, active=False)
     fields = [source, problem, tokens, seed, *left.fields, *right.fields]
     outputs = [held, status, left.tokens, right.tokens, totals, clock, go, stop]
-    ready = go.click(announce, fields, [status, clock, go, stop], **LIVELY)
+    ready = go.click(announce, fields, [status, clock, go, stop], **TOLD)
     work = ready.success(compare, [held, *fields], outputs, **WORK)
     stop.click(halt, None, [status, clock, go, stop], cancels=[work], **LIVELY)
     clock.tick(still_waiting, None, status, **LIVELY)
-    for picked in (left.model.change, left.recipe.input):
-        picked(problems, fields, problem, **LIVELY)
+    for picked in (left.model.input, left.recipe.input):
+        picked(problems, fields, problem, **TOLD)
 
 
 def asks_of(*values: Any) -> tuple[Ask, Ask]:

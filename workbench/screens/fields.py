@@ -8,7 +8,7 @@ import gradio as gr
 
 from workbench.screens import asking, notify
 from workbench.screens.asking import OWN, Ask
-from workbench.screens.polling import LIVELY
+from workbench.screens.polling import TOLD
 from workbench.screens.stage import Stage
 
 
@@ -99,10 +99,10 @@ def fields_of(ask: Ask) -> list[Any]:
 def connect(fields: Fields) -> None:
     """What depends on what was chosen."""
     choosing = [fields.recipe, fields.problem, fields.tokens, fields.temperature, fields.top_p]
-    for field in (fields.model.change, fields.recipe.input, fields.problems.submit, fields.other_model.submit):
-        field(chosen, fields.all, choosing, **LIVELY)
+    for field in (fields.model.input, fields.recipe.input, fields.problems.submit, fields.other_model.submit):
+        field(chosen, fields.all, choosing, **TOLD)
     for box in (fields.question, fields.solution, fields.answer):
-        box.input(lambda: OWN, None, fields.problem, **LIVELY)
+        box.input(lambda: OWN, None, fields.problem, **TOLD)
 
 
 def chosen(*values: Any) -> list[Any]:

@@ -45,7 +45,7 @@ class Screen:
 
     def __init__(self, stage: Stage) -> None:
         """Lay them out: the token view, and what stands below it."""
-        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=lambda seat: STORE.drop(seat.ids))
+        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=forget)
         with gr.Column(visible=False, elem_id="live-recorded") as self.ways:
             reading.bar(stage, "live")
         self.status = Sheet([said(EMPTY, "empty")], elem_id="live-status")
@@ -128,6 +128,11 @@ def halted(request: gr.Request) -> Any:
 def gone(request: gr.Request) -> None:
     """A page was closed: nobody waits for its work any more."""
     MODEL.forget(session(request))
+
+
+def forget(seat: Seat) -> None:
+    """A page was closed for an hour: what it wrote goes; recorded rollouts may be on other pages."""
+    STORE.drop(name for name in seat.ids if name.startswith("live-"))
 
 
 def session(request: gr.Request | None) -> str:
@@ -236,15 +241,15 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     wish = gr.State(None, time_to_live=STATE_SECONDS)
     events = []
     for button, work in ((fields.go, roll), (fields.step, step), (screen.again, score_again)):
-        ready = button.click(announce, fields.all, told, **LIVELY)
+        ready = button.click(announce, fields.all, told, **TOLD)
         events.append(ready.success(work, [screen.seat, *fields.all], everything, **WORK))
     fields.go.click(None, js=FOCUS, api_visibility="private")
-    asked = screen.tokens.branch(wished, screen.author, wish, **LIVELY).success(announce, fields.all, told, **LIVELY)
+    asked = screen.tokens.branch(wished, screen.author, wish, **TOLD).success(announce, fields.all, told, **TOLD)
     events.append(asked.success(branch, [screen.seat, wish, *fields.all], everything, **WORK))
     fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **LIVELY)
     screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
-    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **LIVELY)
-    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), LIVELY)
+    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **TOLD)
+    saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), TOLD)
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
     root.unload(gone)
@@ -268,7 +273,7 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
         return [seat, *settled(seat, wish.link.tok), gr.Column(visible=True), *values]
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
-    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **LIVELY)
+    stage.opened.change(opened, [stage.opened, screen.seat], outputs, **TOLD)
     screen.tokens.token(moved, stage.place, stage.place, **TOLD)
     fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 

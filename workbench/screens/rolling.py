@@ -27,7 +27,6 @@ INTERVAL = 0.125
 """Seconds between two frames of a rollout that is being written."""
 LEAST = 16
 """Tokens that a branch may write at least."""
-_GONE = "This rollout is no longer held here: the app keeps the newest ones. Roll out again."
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def branch(ask: Ask, seat: Seat, owner: str, wish: Wish) -> Iterator[Frame]:
     """Keep the text before a position, write another token there, and let a role go on from it."""
     kept = STORE.get(wish.rollout)
     if kept is None or not 0 <= wish.at < len(kept.seen):
-        yield Frame(status=[said(_GONE, "error")], running=False)
+        yield _gone(owner)
         return
     again = kept.asked if isinstance(kept.asked, Ask) else ask
     again = replace(again, tokens=max(again.tokens, ask.tokens, wish.at + LEAST))
@@ -126,11 +125,17 @@ def score_again(ask: Ask, seat: Seat, owner: str) -> Iterator[Frame]:
     """The rollout shown, scored now by the model and the recipe of the fields."""
     kept = STORE.get(seat.current)
     if kept is None:
-        yield Frame(status=[said(_GONE, "error")], running=False)
+        yield _gone(owner)
         return
     label = f"scored again: {ask.recipe}, {ask.model}"
     new = Kept(scoring.nothing(), label, seat.current, None, ask.model, ask)
     yield from _work(Job(ask, new, len(kept.seen), lambda scene: scoring.again(scene, kept.seen)), seat, owner)
+
+
+def _gone(owner: str) -> Frame:
+    MODEL.forget(owner)  # nobody behind this page waits for nothing
+    text = "This rollout is no longer held here: the app keeps the newest ones. Roll out again."
+    return Frame(status=[said(text, "error")], running=False)
 
 
 def _new(ask: Ask) -> Kept:

@@ -86,7 +86,7 @@ function alternatives(view, t, more) {
   });
   const rest = ["rest of the vocabulary", bar(number(more.rest.student), "tv-s"), bar(number(more.rest.teacher), "tv-t")];
   if (view.host.branch) rest.push("");
-  box.append(table("tv-tops", ["token", "student", "teacher", ...(view.host.branch ? ["from here"] : [])], [...rows, rest]));
+  box.append(table("tv-tops" + (view.host.branch ? " tv-branching" : ""), ["token", "student", "teacher", ...(view.host.branch ? ["from here"] : [])], [...rows, rest]));
   return box;
 }
 

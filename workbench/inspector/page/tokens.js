@@ -345,7 +345,7 @@ class TokenView extends TokenFrame {
   save() {
     const image = document.createElement("canvas"), pen = image.getContext("2d");
     Object.assign(image, { width: this.canvas.width, height: this.canvas.height });
-    pen.fillStyle = getComputedStyle(this.root).backgroundColor;
+    pen.fillStyle = getComputedStyle(this.root).getPropertyValue("--tv-ground");
     pen.fillRect(0, 0, image.width, image.height);
     pen.drawImage(this.canvas, 0, 0);
     const link = Object.assign(document.createElement("a"), { href: image.toDataURL("image/png"), download: "divergence.png" });
