@@ -84,7 +84,7 @@ def test_an_install_names_files_and_extras_that_exist(command):
         if before == "-c":
             assert (ROOT / token).is_file()
         elif token.startswith(".["):
-            assert f"\n{token[2:-1]} = [" in (ROOT / "pyproject.toml").read_text()
+            assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in token[2:-1].split(","))
         elif before != "pip" and not token.startswith("-"):
             assert f"\n{token}==" in pins, f"{token} is not pinned"
 

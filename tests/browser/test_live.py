@@ -178,7 +178,7 @@ def test_a_branch_keeps_the_original_and_the_panel(live):
     EXPECT(page.locator("#live-rollouts")).to_contain_text("the teacher goes on")
     assert [options(page).nth(i).inner_text() for i in range(2)] == before
     EXPECT(page.locator("#live-tokens .tv-on")).to_have_count(1)
-    EXPECT(page.locator("#live-tokens .tv-place")).to_have_text("token 2")
+    EXPECT(page.locator("#live-tokens .tv-place")).to_contain_text("token 2")
     branched = options(page).count()
     page.get_by_role("button", name="Rollout 1", exact=True).click()
     EXPECT(page.get_by_role("button", name="Rollout 1", exact=True)).to_have_attribute("aria-pressed", "true")
@@ -241,7 +241,7 @@ def test_a_link_opens_a_recorded_rollout_at_its_token(live, tiny_runs):
     EXPECT(page.locator("#live-status .tag")).to_have_text("recorded")
     EXPECT(options(page)).to_have_count(listed.tokens)
     EXPECT(page.locator("#live-tokens .tv-on")).to_have_count(1)
-    EXPECT(page.locator("#live-tokens .tv-place")).to_have_text("token 2")
+    EXPECT(page.locator("#live-tokens .tv-place")).to_contain_text("token 2")
     EXPECT(page.locator("#live-rollouts li")).to_have_count(1)
     page.locator("#live-again").click()
     EXPECT(page.locator("#live-status .tag")).to_have_text("recomputed")

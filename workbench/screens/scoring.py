@@ -13,6 +13,7 @@ from workbench.errors import InputError
 from workbench.inspector import trajectory
 from workbench.inspector.live import branch, live
 from workbench.inspector.measuring import Numbers
+from workbench.inspector.pieces import pieces
 from workbench.inspector.seen import Seen, Tops
 from workbench.parts.schedules import Clock
 from workbench.records import Author, Judged, Problem, Rollout
@@ -75,14 +76,14 @@ def scene(ask: Ask, ticket: Ticket) -> Scene:
 
 def again(scene: Scene, seen: Seen) -> Iterator[Seen]:
     """A rollout that is there already, scored now. Raises InputError where the model reads its tokens as other text."""
-    end = scene.engine.stop_ids
-    own = seen.token_ids[:-1] if seen.token_ids and seen.token_ids[-1] in end else seen.token_ids
-    text = scene.engine.decoded(seen.token_ids)
-    if len(own) and text != "".join(seen.text[: len(own)]):
+    # A rollout that was stopped inside a character ends without the sign for half of one.
+    here = "".join(pieces(scene.engine.tokenizer, seen.token_ids)).rstrip(HALF)
+    if here != seen.completion.rstrip(HALF):
         raise InputError(
             f"{scene.ask.model} reads these tokens as another text. It does not share a vocabulary with the model that "
             "wrote them, so they cannot be laid side by side. Choose models of one family."
         )
+    text = scene.engine.decoded(seen.token_ids)
     rollout = Rollout(scene.problem, seen.author, seen.token_ids, text, None, seen.stop, index=seen.index)
     verdict = seen.verdict or (scene.stage.verify(rollout) if scene.stage.verify else verifiers.Verdict("unjudged"))
     yield from trajectory.measure(scene.stage, [[Judged(rollout, verdict)]])
@@ -128,6 +129,8 @@ def joined(a: Seen, b: Seen) -> Seen:
     )
 
 
+HALF = "\ufffd"
+"""What decoders put for bytes that are no character."""
 COLUMNS = (
     "token_ids", "text", "student_logp", "teacher_logp", "forward_kl", "reverse_kl", "jsd", "student_entropy",
     "teacher_entropy", "student_rank", "teacher_rank", "weight", "why",

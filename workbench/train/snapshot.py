@@ -60,7 +60,7 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
 
 @torch.no_grad()
 def restore_weights(engine: Engine, saved: Checkpoint) -> None:
-    """Both roles' weights as they were when `saved` was written, without what only training needs. Raises InputError."""
+    """Both roles as they were when `saved` was written, without what only training needs. Raises InputError."""
     own, stored = engine.parameters(), saved.tensors("model")
     if own.keys() != stored.keys() or any(own[n].shape != stored[n].shape for n in own):
         odd = sorted(own.keys() ^ stored.keys()) or [n for n in own if own[n].shape != stored[n].shape]
