@@ -138,7 +138,7 @@ def test_a_server_killed_once_is_replaced_and_twice_is_the_program_s_doing(monke
             left = [times]
 
             def killed(self, child, *rest, left=left):
-                if left[0]:
+                if left[0] and self.program.entry_point == "add":  # not the self-test of a spare that starts meanwhile
                     left[0] -= 1
                     os.kill(child.jail.process.pid, signal.SIGKILL)
                 return load(self, child, *rest)
