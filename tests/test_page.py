@@ -141,6 +141,8 @@ def test_the_packed_file_says_the_same_as_the_details():
         found = value.detail(made, t)
         flat = [x for a in found["alternatives"] for x in (a["token"], a["student"], a["teacher"])]
         assert packed["tops"][t] == flat
+        terms = zip(packed["terms"], packed["values"], packed["weights"], strict=True)
+        assert [{"name": k, "value": v[t], "weight": w[t]} for k, v, w in terms] == found["terms"]
         assert packed["rest"][t] == [found["rest"]["student"], found["rest"]["teacher"]]
         assert all(packed["pieces"][str(a["token"])] == a["text"] for a in found["alternatives"])
     assert value.document(seen(["a"], k=0))["tops"] is None

@@ -23,7 +23,7 @@ ARGUMENTS = [
     *("--disable-component-update", "--disable-sync"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds a condition may take on a machine that does other things too."""
 HERE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 SMALL = ["--batch", "2", "--max-new-tokens", "8", "--eval-problems", "2", "--eval-tokens", "4", "--progress", "quiet"]

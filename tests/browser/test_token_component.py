@@ -40,7 +40,8 @@ class Stage:
         with gr.Blocks() as self.demo:
             with gr.Tab("now"):
                 button, jump = gr.Button("Write", elem_id="write"), gr.Button("Jump", elem_id="jump")
-                bad = gr.Button("Bad", elem_id="bad")
+                bad, whole = gr.Button("Bad", elem_id="bad"), gr.Button("Whole", elem_id="whole")
+                lost = gr.Button("Lost", elem_id="lost")
                 live = TokenView(find=self.find, branch=True, elem_id="live")
                 heard = gr.Textbox(elem_id="heard")
             with gr.Tab("later"), gr.Row():
@@ -50,7 +51,9 @@ class Stage:
             quiet = {"show_progress": "hidden", "api_visibility": "private"}
             button.click(self.write, None, live, **quiet)
             jump.click(self.late, None, live, **quiet)
+            whole.click(lambda: token_value(self.stored["live"]), None, live, **quiet)
             bad.click(lambda: token_value(self.stored["bad"]), None, live, **quiet)
+            lost.click(lambda: token_value(self.stored["gone"]), None, live, **quiet)
             for event in (live.token, live.branch):
                 event(self.hear, None, heard, **quiet)
 
@@ -121,6 +124,10 @@ def test_what_is_written_is_appended_and_what_stands_does_not_move(app):
         assert (page.evaluate(where), page.locator("#live canvas").bounding_box()["y"]) == before
     assert page.evaluate("window.kept === document.querySelector('#live [data-t=\"7\"]')")
     assert selected(page) == [7]
+    page.locator("#whole").click()  # what was written is stored, and shown once more as a whole
+    page.wait_for_selector("#live .tv-root:not(.tv-live)")
+    assert selected(page) == [7]
+    assert "token 7" in page.locator("#live .tv-detail").inner_text()
     shown = page.locator("#live [role=listbox]").evaluate("e => e.textContent.replaceAll('↵', '')")
     assert shown == app.stage.live.completion
 
@@ -129,6 +136,14 @@ def test_a_missed_range_is_asked_for(app):
     app.page.locator("#jump").click()
     count(app.page, 60)
     assert app.page.locator("#live [data-t='0']").inner_text() == app.stage.live.text[0]
+    app.stage.asked.clear()
+    app.stage.stored["gone"] = replace(app.stage.live.take(slice(50, 60)), rollout="gone")
+    with app.page.expect_response(lambda answer: "component_server" in answer.url):
+        app.page.locator("#lost").click()
+    app.page.locator("#whole").click()
+    app.page.locator("#live .tv-said", has_text="carry").wait_for()
+    # What is stored begins later than what is missing: asked once, not for ever.
+    assert app.stage.asked.count(("a-run", "gone")) == 1
 
 
 def test_selecting_and_branching_reach_the_page_s_functions(app):
@@ -180,7 +195,7 @@ def test_hostile_text_in_the_app(app):
 
 def test_the_view_follows_the_app_s_theme(app):
     page = app.page
-    ground = "getComputedStyle(document.querySelector('#live .tv-root')).backgroundColor"
+    ground = "getComputedStyle(document.querySelector('#live .tv-tokens')).backgroundColor"
     page.locator("#live .tv-tokens").wait_for()
     light = page.evaluate(ground)
     page.evaluate("document.body.classList.toggle('dark')")

@@ -191,8 +191,8 @@ def test_who_says_more_has_a_bar_as_well_as_a_colour(opened):
 
 
 def test_a_masked_outlier_does_not_flatten_the_scale(opened):
-    made = story(100, weight=[0.0] + [1.0] * 99)
-    made = replace(made, student_logp=np.full(100, -3.0), teacher_logp=np.array([-50.0] + [-2.0] * 99))
+    made = story(50, weight=[0.0] + [1.0] * 49)
+    made = replace(made, student_logp=np.full(50, -3.0), teacher_logp=np.array([-50.0] + [-2.0] * 49))
     page = opened(made).page
     page.get_by_label("Scale").select_option("p99")
     assert page.locator(".tv-numbers").inner_text().split() == ["−1.0", "0", "+1.0"]
@@ -217,6 +217,15 @@ def test_the_panel_shows_the_numbers_of_the_record(opened):
     first = made.alternatives(7)[0]
     assert f"{100 * np.exp(first.teacher_logp):.2f}"[:4] in rows.first.inner_text()
     assert page.locator(".tv-line").get_attribute("aria-live") == "polite"
+
+
+def test_every_term_of_the_loss_where_there_are_several(opened):
+    made = story()
+    two = {"terms": ("reverse_kl", "cross_entropy"), "values": np.stack([made.reverse_kl, np.full(45, 1.25)])}
+    page = opened(replace(made, **two, weights=np.full((2, 45), 0.5))).page
+    tokens(page).locator("[data-t='7']").click()
+    assert page.locator(".tv-terms tbody tr").all_inner_texts() == ["reverse_kl\t0.01\t0.5", "cross_entropy\t1.25\t0.5"]
+    assert f"token 7, id {made.token_ids[7]}" in page.locator(".tv-line").inner_text()
 
 
 def test_both_prompts_with_their_difference(opened):
@@ -281,6 +290,10 @@ def test_more_tokens_than_a_window_are_drawn_in_time_and_all_can_be_reached(open
 def test_nothing_is_cut_off_and_nothing_is_small(opened, width, height):
     page = opened(story(), width=width, height=height).page
     tokens(page).locator("[data-t='4']").click()
+    page.get_by_text("Keys", exact=True).click()
+    box = page.locator(".tv-keys").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     shown = "[...document.querySelectorAll('body *')].filter(e => e.childNodes.length && e.innerText)"
     sizes = shown + ".map(e => parseFloat(getComputedStyle(e).fontSize))"
@@ -390,3 +403,16 @@ def test_the_sentence_counts_as_the_diagnostics_do(opened):
         found = concentration(record, share / 100)
         said = f"{len(found.positions)} of the {found.counted} tokens in the loss carry {share} % of the divergence"
         assert page.locator(".tv-said").inner_text() == said
+
+
+def test_pieces_of_one_character_are_joined_and_marked_and_special_tokens_have_their_name(opened):
+    made = seen(["So ", "", "", "語", "!", ""], vocabulary=400)
+    pieces = dict.fromkeys(made.token_ids[1:3], "�") | {made.token_ids[5]: "<|im_end|>"}
+    page = opened(replace(made, pieces={**made.pieces, **pieces})).page
+    assert tokens(page).locator("[role=option]").all_inner_texts() == ["So ", "▹", "▹", "語", "!", "<|im_end|>"]
+    assert tokens(page).locator(".tv-part").count() == 2
+    assert tokens(page).locator(".tv-whole").all_inner_texts() == ["語"]
+    tokens(page).locator("[data-t='1']").click()
+    assert "part of a character" in page.locator(".tv-line").inner_text()
+    tokens(page).locator("[data-t='5']").click()
+    assert "<|im_end|>" in page.locator(".tv-line").inner_text()

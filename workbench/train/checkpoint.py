@@ -136,6 +136,16 @@ def newest(root: Path) -> Checkpoint | None:
     return None
 
 
+def at(folder: Path) -> Checkpoint:
+    """One checkpoint, verified. Raises InputError where its files are not what was saved."""
+    try:
+        manifest = _verified(folder)
+        state = json.loads((folder / STATE).read_bytes())
+    except (_RejectedError, OSError) as why:
+        raise InputError(f"{folder} cannot be trusted: {why}. Choose another step of the run.") from why
+    return Checkpoint(manifest["step"], folder, state, manifest["config"], manifest["versions"])
+
+
 def sweep(root: Path, keep: int | None = None) -> list[str]:
     """Clear what a killed process left behind; with `keep` finish its pruning. Returns the names removed."""
     if not root.is_dir():

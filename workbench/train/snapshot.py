@@ -43,13 +43,24 @@ def save(vault: Vault, engine: Engine, recipe: Recipe, step: int, extra: dict[st
     return checkpoint.save(vault.root, step, tensors, state, config_hash=vault.config_hash, keep=vault.keep)
 
 
-@torch.no_grad()
 def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
     """Make a fresh engine what it was when `saved` was written.
 
     Raises InputError when the checkpoint belongs to another model: other names, other shapes, or another base under
     the same adapter.
     """
+    restore_weights(engine, saved)
+    adamw = engine.adamw(recipe.optimizer)
+    state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
+    adamw.load_state_dict(
+        {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
+    )
+    engine.skipped_updates = saved.state["skipped_updates"]
+
+
+@torch.no_grad()
+def restore_weights(engine: Engine, saved: Checkpoint) -> None:
+    """Both roles' weights as they were when `saved` was written, without what only training needs. Raises InputError."""
     own, stored = engine.parameters(), saved.tensors("model")
     if own.keys() != stored.keys() or any(own[n].shape != stored[n].shape for n in own):
         odd = sorted(own.keys() ^ stored.keys()) or [n for n in own if own[n].shape != stored[n].shape]
@@ -66,12 +77,7 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
         own[name].copy_(value)
     if saved.state["teacher"]:
         engine.teacher.load(saved.tensors("teacher"))
-    adamw = engine.adamw(recipe.optimizer)
-    state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
-    adamw.load_state_dict(
-        {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
-    )
-    engine.weights_version, engine.skipped_updates = saved.state["weights_version"], saved.state["skipped_updates"]
+    engine.weights_version = saved.state["weights_version"]
 
 
 def base_fingerprint(engine: Engine) -> str:

@@ -1,11 +1,12 @@
 // The page of a file: every section's data stand in it, nothing is asked of anybody.
 function unpacked(packed, t) {
-  if (!packed.tops) return { alternatives: [], rest: {} };
+  const terms = packed.terms.map((name, k) => ({ name, value: packed.values[k][t], weight: packed.weights[k][t] }));
+  if (!packed.tops) return { alternatives: [], rest: {}, terms };
   const flat = packed.tops[t], id = packed.value.id[t], alternatives = [];
   for (let i = 0; i < flat.length; i += 3) {
     alternatives.push({ token: flat[i], text: packed.pieces[flat[i]] || "", student: flat[i + 1], teacher: flat[i + 2], written: flat[i] === id });
   }
-  return { alternatives, rest: { student: packed.rest[t][0], teacher: packed.rest[t][1] } };
+  return { alternatives, rest: { student: packed.rest[t][0], teacher: packed.rest[t][1] }, terms };
 }
 
 function showFile(group) {

@@ -1,7 +1,7 @@
 // The panel of one token: what it is, what both roles thought of it, what else they would have written.
 function headline(view, t) {
   const { data } = view, delta = data.delta[t], parts = [];
-  const where = el("span", "tv-place", "token " + whole(t));
+  const where = el("span", "tv-place", "token " + whole(t) + ", id " + data.id[t]);
   const piece = el("span", "tv-piece"), text = written(data, t);
   if (text === "") piece.textContent = UNSEEN; else fill(piece, text, 2000);
   parts.push(where, piece);
@@ -64,6 +64,13 @@ function bar(logp, name) {
   return cell;
 }
 
+// Every term of the loss at this token, where there are several.
+function terms(more) {
+  const said = (x) => (known(number(x)) ? Number(number(x).toPrecision(4)).toString().replace("-", "−") : "unknown");
+  const rows = (more.terms || []).map((term) => [fill(el("span"), term.name, 60), said(term.value), said(term.weight)]);
+  return rows.length > 1 ? [table("tv-terms", ["term of the loss", "value", "counts for"], rows)] : [];
+}
+
 function alternatives(view, t, more) {
   const list = more.alternatives || [], box = el("div");
   if (!list.length) { box.append(el("p", "tv-note", "Only the numbers of the written token were recorded.")); return box; }
@@ -79,7 +86,7 @@ function alternatives(view, t, more) {
   });
   const rest = ["rest of the vocabulary", bar(number(more.rest.student), "tv-s"), bar(number(more.rest.teacher), "tv-t")];
   if (view.host.branch) rest.push("");
-  box.append(table("tv-tops", ["token", "student", "teacher", ...(view.host.branch ? ["from here"] : [])], [...rows, rest]));
+  box.append(table("tv-tops" + (view.host.branch ? " tv-branching" : ""), ["token", "student", "teacher", ...(view.host.branch ? ["from here"] : [])], [...rows, rest]));
   return box;
 }
 

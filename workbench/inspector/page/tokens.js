@@ -50,11 +50,15 @@ class TokenView extends TokenFrame {
   }
 
   // A value of the component: a JSON string. Columns from `off` on replace what is there; a gap asks for the range.
-  take(value) {
-    if (!value) { this.clear(); this.draw(); return; }
+  take(value, answered) {
+    if (!value) { this.clear(); this.forget(); this.draw(); return; }
     const news = JSON.parse(value), same = news.run === this.about.run && news.rollout === this.about.rollout;
-    if (news.off > 0 && (!same || news.off > this.data.n)) { this.ask(news, same ? this.data.n : 0); return; }
-    if (news.off === 0) { this.clear(); this.about = news; if (!same) this.at = -1; }
+    if (news.off > 0 && (!same || news.off > this.data.n)) {
+      if (!answered) this.ask(news, same ? this.data.n : 0);
+      return;
+    }
+    const top = same ? this.list.scrollTop : 0;
+    if (news.off === 0) { this.clear(); this.about = news; if (!same) this.forget(); }
     const kept = Math.min(news.off, this.data.n);
     for (const name of COLUMNS) {
       const more = news[name] || [];
@@ -64,7 +68,8 @@ class TokenView extends TokenFrame {
     Object.assign(this.data.special, news.special);
     this.data.n = this.data.text.length;
     for (const t of [...this.details.keys()]) if (t >= kept) this.details.delete(t);
-    if (news.off === 0) this.draw(); else this.append(kept);
+    if (news.off === 0) { this.draw(); this.list.scrollTop = top; if (this.at >= 0) this.show(); } else this.append(kept);
+    if (this.search.value) this.find();
     if (Number.isInteger(news.at) && news.at < this.data.n) this.select(news.at, true);
   }
 
@@ -74,7 +79,7 @@ class TokenView extends TokenFrame {
     try {
       const value = await this.host.span(news.run, news.rollout, since);
       this.asking = false;
-      if (value) this.take(value);
+      if (value) this.take(value, true);
     } catch (error) {
       this.asking = false;
       this.line.textContent = "The tokens in between could not be read.";
@@ -214,11 +219,15 @@ class TokenView extends TokenFrame {
   unselect() {
     for (const view of this.group) {
       const before = view.at;
-      view.at = -1;
+      view.forget();
       view.mark(before);
-      view.rows.replaceChildren();
-      view.line.textContent = "Nothing is selected.";
     }
+  }
+
+  forget() {
+    this.at = -1;
+    this.rows.replaceChildren();
+    this.line.textContent = "Select a token to see what both roles thought of it.";
   }
 
   scrolled() {
@@ -311,13 +320,14 @@ class TokenView extends TokenFrame {
 
   async show() {
     const t = this.at, about = this.about;
-    const fill_in = (...extra) => this.rows.replaceChildren(roles(this.data, t), ...extra, divergences(this.data, t, about.div_name));
+    const fill_in = (more) => this.rows.replaceChildren(roles(this.data, t), ...(more ? [alternatives(this, t, more)] : []),
+      divergences(this.data, t, about.div_name), ...(more ? terms(more) : []));
     this.line.replaceChildren(...headline(this, t));
-    if (this.details.has(t)) { fill_in(alternatives(this, t, this.details.get(t))); return; }
+    if (this.details.has(t)) { fill_in(this.details.get(t)); return; }
     fill_in();
     try {
       const more = await this.more(t);
-      if (more && this.at === t && this.about === about) fill_in(alternatives(this, t, more));
+      if (more && this.at === t && this.about === about) fill_in(more);
     } catch (error) {
       if (this.at === t) this.rows.append(el("p", "tv-note", "What else the roles would have written could not be read."));
     }
@@ -335,7 +345,7 @@ class TokenView extends TokenFrame {
   save() {
     const image = document.createElement("canvas"), pen = image.getContext("2d");
     Object.assign(image, { width: this.canvas.width, height: this.canvas.height });
-    pen.fillStyle = getComputedStyle(this.root).backgroundColor;
+    pen.fillStyle = getComputedStyle(this.root).getPropertyValue("--tv-ground");
     pen.fillRect(0, 0, image.width, image.height);
     pen.drawImage(this.canvas, 0, 0);
     const link = Object.assign(document.createElement("a"), { href: image.toDataURL("image/png"), download: "divergence.png" });

@@ -42,6 +42,8 @@ _SPELT = {
     "forward_kl": "forward KL = KL(teacher || student)",
     "reverse_kl": "reverse KL = KL(student || teacher)",
     "jsd": "JSD",
+    "ForwardKL": "forward KL = KL(teacher || student)",
+    "ReverseKL": "reverse KL = KL(student || teacher)",
 }
 
 
@@ -135,13 +137,19 @@ def document(seen: Seen) -> dict[str, Any]:
     """Everything a file shows of a completion: the value and, token by token, the alternatives.
 
     Returns:
-        `value` as `value_dict`; `pieces` the vocabulary entries by id; `tops` per token a flat list id, student
-        log-prob, teacher log-prob, id, ... in the order of `Seen.alternatives`; `rest` per token both roles' log of
-        what is left. `tops` and `rest` are null where the run recorded the tokens alone.
+        `value` as `value_dict`; `terms`, `values`, `weights` as in `Seen`; `pieces` the vocabulary entries by id;
+        `tops` per token a flat list id, student log-prob, teacher log-prob, id, ... in the order of
+        `Seen.alternatives`; `rest` per token both roles' log of what is left. `tops` and `rest` are null where the run
+        recorded the tokens alone.
     """
-    value = value_dict(seen)
+    said: dict[str, Any] = {
+        "value": value_dict(seen),
+        "terms": list(seen.terms),
+        "values": [numbers(row) for row in seen.values.tolist()],
+        "weights": [numbers(row) for row in seen.weights.tolist()],
+    }
     if seen.tops is None:
-        return {"value": value, "pieces": {}, "tops": None, "rest": None}
+        return said | {"pieces": {}, "tops": None, "rest": None}
     tops, rest = [], []
     pieces: dict[str, str] = {}
     for row in range(len(seen)):
@@ -149,7 +157,7 @@ def document(seen: Seen) -> dict[str, Any]:
         pieces |= {str(a.token): a.text for a in listed}
         tops.append([x for a in listed for x in (a.token, number(a.student_logp), number(a.teacher_logp))])
         rest.append(numbers(seen.rest(row)))
-    return {"value": value, "pieces": pieces, "tops": tops, "rest": rest}
+    return said | {"pieces": pieces, "tops": tops, "rest": rest}
 
 
 def facts(seen: Seen) -> dict[str, Any]:
