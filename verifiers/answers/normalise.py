@@ -42,14 +42,14 @@ PLACEHOLDERS = frozenset(
         "...",
         r"\ldots",
         r"\dots",
+        r"\cdots",
         "nan",
+        "null",
+        "_",
+        "-",
         "answer",
         "your answer",
         "final answer",
-        "_",
-        "-",
-        "null",
-        r"\cdots",
     }
 )
 """Texts that stand where an answer should; they equal nothing, not even themselves."""
