@@ -34,24 +34,7 @@ from verifiers.answers.statements.quantities import read_quantity, scaled
 from verifiers.answers.statements.regions import pieces_of, without
 from verifiers.answers.statements.spelled import spelled
 
-PLACEHOLDERS = frozenset(
-    {
-        "",
-        "?",
-        "??",
-        "...",
-        r"\ldots",
-        r"\dots",
-        "nan",
-        "answer",
-        "your answer",
-        "final answer",
-        "_",
-        "-",
-        "null",
-        r"\cdots",
-    }
-)
+PLACEHOLDERS = words(r"? ?? ... \ldots \dots \cdots nan null _ - answer") | {"", "your answer", "final answer"}
 """Texts that stand where an answer should; they equal nothing, not even themselves."""
 
 MOST_ITEMS = 500
