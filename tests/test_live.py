@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the app's extra is not installed")
 
 from workbench.errors import InputError, UsageError
 from workbench.recipes import ALL
-from workbench.screens import asking, comparing, fields, live, rolling, trees
+from workbench.screens import asking, comparing, fields, live, rolling, saving, trees
 from workbench.screens.asking import OWN, Ask
 from workbench.screens.rolling import Seat
 from workbench.screens.scoring import Wish
