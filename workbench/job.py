@@ -113,6 +113,8 @@ class Job:
         recorder = self._recorder(state)
         if saved is not None:
             self._restore(saved, state, recorder)
+        else:
+            recorder.tokens.drop_after(0)  # of an attempt that saved nothing
         ending = self._train(state, recorder)
         if ending == "stopped":
             return self._say_goodbye(state)

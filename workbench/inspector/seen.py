@@ -131,8 +131,10 @@ class Seen:
 
     @property
     def loss(self) -> Floats:
-        """(n,) what each token adds to the loss: sum_k w_kt value_kt."""
-        return (self.weights * self.values).sum(0) if len(self.terms) else np.zeros(len(self))
+        """(n,) what each token adds to the loss: sum_k w_kt value_kt. What counts for 0 adds 0, known or not."""
+        return (
+            np.where(self.weights != 0, self.weights * self.values, 0.0).sum(0) if self.terms else np.zeros(len(self))
+        )
 
     @property
     def divergence(self) -> Floats:

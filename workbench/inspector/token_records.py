@@ -208,12 +208,7 @@ def _row(seen: Seen) -> dict[str, Any]:
     verdict = None if seen.verdict is None else json.dumps(asdict(seen.verdict))
     kept = bool((seen.weights != 0).any())
     top = 0 if tops is None else tops.student_ids.shape[1]
-    return row | {"verdict": verdict, "tokens": len(seen), "loss": float(_summed(seen)), "kept": kept, "top": top}
-
-
-def _summed(seen: Seen) -> float:
-    """NaN values are those of weight 0."""
-    return float(np.where(seen.weights != 0, seen.weights * seen.values, 0.0).sum())
+    return row | {"verdict": verdict, "tokens": len(seen), "loss": float(seen.loss.sum()), "kept": kept, "top": top}
 
 
 def _single(x: np.ndarray) -> np.ndarray:
