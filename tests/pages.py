@@ -56,7 +56,7 @@ def seen(texts: Sequence[str], *, k: int = 3, seed: int = 0, vocabulary: int = 5
         "run": "a-run",
         "rollout": "8/p-1/student/0",
         "why": tuple("counted" if w > 0 else "gated by Correct" for w in weight),
-        "terms": ("reverse_kl",),
+        "terms": ("ReverseKL",),
         "values": reverse[None],
         "weights": weight[None] / max(n, 1),
         "pieces": {i: f"piece{i}" for i in range(vocabulary)},

@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from tests.pages import HOSTILE, seen
+from workbench.divergence import JSD, ForwardKL, ReverseKL
 from workbench.inspector.page import ansi, static, tables, value
+from workbench.parts.terms import Distill
 from workbench.text import printable
+from workbench.train.report import term_name
 
 anything = st.text(st.characters(exclude_categories=()), max_size=12)  # lone surrogates too
 texts = st.lists(st.one_of(anything, st.sampled_from(HOSTILE)), min_size=1, max_size=8)
@@ -124,7 +127,7 @@ def test_the_detail_of_a_token_aligns_both_roles_and_accounts_for_all_probabilit
         assert math.fsum([*listed, math.exp(found["rest"][role])]) == pytest.approx(1, abs=1e-5)
     assert found["terms"] == [
         {
-            "name": "reverse_kl",
+            "name": "ReverseKL",
             "value": pytest.approx(made.reverse_kl[1], rel=1e-5),
             "weight": pytest.approx(1 / 3, rel=1e-5),
         }
@@ -277,3 +280,13 @@ def test_no_cell_is_a_formula_and_every_number_is_there(pieces):
 def test_the_json_twin_writes_the_page_again(pieces):
     made = seen(pieces)
     assert static.page_of(json.loads(tables.documents([made]))) == static.page(made)
+
+
+def test_a_kl_is_spelt_out_in_the_direction_that_its_term_has():
+    forward, reverse = "forward KL = KL(teacher || student)", "reverse KL = KL(student || teacher)"
+    directions = {"ForwardKL": forward, "ReverseKL": reverse}
+    for divergence in (ForwardKL(), ReverseKL(), JSD()):
+        name = term_name(Distill(divergence))
+        assert value.divergence_name(seen(["a"], terms=(name,))) == directions.get(name, name)
+    assert value.divergence_name(seen(["a"], terms=())) == reverse
+    assert value.divergence_name(seen(["a"] * 2, terms=("ForwardKL.1",))) == forward

@@ -221,10 +221,13 @@ def test_the_panel_shows_the_numbers_of_the_record(opened):
 
 def test_every_term_of_the_loss_where_there_are_several(opened):
     made = story()
-    two = {"terms": ("reverse_kl", "cross_entropy"), "values": np.stack([made.reverse_kl, np.full(45, 1.25)])}
+    two = {"terms": ("ReverseKL", "SampledLogRatio"), "values": np.stack([made.reverse_kl, np.full(45, 1.25)])}
     page = opened(replace(made, **two, weights=np.full((2, 45), 0.5))).page
     tokens(page).locator("[data-t='7']").click()
-    assert page.locator(".tv-terms tbody tr").all_inner_texts() == ["reverse_kl\t0.01\t0.5", "cross_entropy\t1.25\t0.5"]
+    assert page.locator(".tv-terms tbody tr").all_inner_texts() == [
+        "ReverseKL\t0.01\t0.5",
+        "SampledLogRatio\t1.25\t0.5",
+    ]
     assert f"token 7, id {made.token_ids[7]}" in page.locator(".tv-line").inner_text()
 
 

@@ -39,12 +39,10 @@ _COLUMNS = {
 """Of the value: its names, and what they are called in `Seen`."""
 
 _SPELT = {
-    "forward_kl": "forward KL = KL(teacher || student)",
-    "reverse_kl": "reverse KL = KL(student || teacher)",
-    "jsd": "JSD",
     "ForwardKL": "forward KL = KL(teacher || student)",
     "ReverseKL": "reverse KL = KL(student || teacher)",
 }
+"""Terms whose name does not say which way round they are."""
 
 
 def token_value(seen: Seen, since: int = 0, *, about: bool = True, at: int | None = None) -> str:
@@ -194,8 +192,8 @@ def prompts(seen: Seen) -> dict[str, Any]:
 def divergence_name(seen: Seen) -> str:
     """What the column `div` is, spelt out."""
     if not seen.terms:
-        return _SPELT["reverse_kl"]
-    return _SPELT.get(seen.terms[0], seen.terms[0])
+        return _SPELT["ReverseKL"]
+    return _SPELT.get(seen.terms[0].partition(".")[0], seen.terms[0])  # `ForwardKL.1`, where there are two
 
 
 def carried(seen: Seen, part: float = 0.8) -> str | None:
