@@ -46,11 +46,13 @@ def header() -> Header:
 def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
     """The events between the header, the address of the page, and the screens."""
 
-    def arrive(request: gr.Request) -> tuple[Link, Opening, Any]:
-        place, wish = start(dict(request.query_params), stage)
-        return place, wish, gr.Tabs(selected=place.view)
+    def arrive(place: Link, request: gr.Request) -> tuple[Link, Opening, Any]:
+        link, wish = start(dict(request.query_params), stage)
+        if place.view not in ("", "live"):  # whoever is quicker than the page's first answer is not called back
+            return replace(link, view=place.view), wish, gr.skip()
+        return link, wish, gr.skip() if link.view in ("", "live") else gr.Tabs(selected=link.view)
 
-    demo.load(arrive, None, [stage.place, stage.opened, stage.tabs], **TOLD)
+    demo.load(arrive, stage.place, [stage.place, stage.opened, stage.tabs], **TOLD)
     header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
     ).then(_copied, **TOLD)
