@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the app's extra is not installed")
 
 from workbench.errors import InputError, UsageError
 from workbench.recipes import ALL
-from workbench.screens import asking, comparing, fields, live, rolling, trees
+from workbench.screens import asking, comparing, fields, live, rolling, saving, trees
 from workbench.screens.asking import OWN, Ask
 from workbench.screens.rolling import Seat
 from workbench.screens.scoring import Wish
@@ -503,3 +503,13 @@ def test_the_embedded_model_from_the_opened_app_to_where_the_roles_part():
     branched = STORE.get(last.seat.current).seen
     assert branched.token_ids[: parted + 1] == (*seen.token_ids[:parted], best.token)
     assert "".join(branched.text[:parted]) == "".join(seen.text[:parted])
+
+
+def test_files_of_a_rollout_are_the_inspector_s(seen):
+    for kind, begins in (("html", "<!doctype html>"), ("csv", "run,rollout"), ("json", "")):
+        made = json.loads(saving.file_of(seen, kind))
+        assert made["name"] == f"live-sums-24-2-0.{kind}"
+        assert made["text"].startswith(begins)
+        assert kind != "json" or json.loads(made["text"])
+    with pytest.raises(UsageError, match=r"no rollout to save.*Roll out first"):
+        saving.file_of(None, "csv")

@@ -110,10 +110,17 @@ def asks_of(*values: Any) -> tuple[Ask, Ask]:
     """Both sides. Raises UsageError."""
     _, problem, tokens, seed, *sides = values
     names = ("model", "recipe", "student", "teacher", "other_model")
-    left, right = (dict(zip(names, (str(v or "") for v in part), strict=True)) for part in (sides[:5], sides[5:]))
+    left, right = (
+        dict[str, Any](zip(names, (str(v or "") for v in part), strict=True)) for part in (sides[:5], sides[5:])
+    )
     # One set of problems for both: the left recipe's.
     source = asking.source_of(Ask(**left))
-    common = {"problem": str(problem or ""), "tokens": int(tokens or 0), "seed": int(seed or 0), "problems": source}
+    common: dict[str, Any] = {
+        "problem": str(problem or ""),
+        "tokens": int(tokens or 0),
+        "seed": int(seed or 0),
+        "problems": source,
+    }
     return Ask(**left, **common), Ask(**right, **common)
 
 

@@ -70,7 +70,7 @@ def ask_of(*values: Any) -> Ask:
     names = (
         "model", "recipe", "problems", "problem", "question", "solution", "answer", "student", "teacher", "other_model",
     )  # fmt: skip
-    texts = {name: str(value or "") for name, value in zip(names, values, strict=False)}
+    texts: dict[str, Any] = {name: str(value or "") for name, value in zip(names, values, strict=False)}
     tokens, temperature, top_p, seed = values[len(names) :]
     return Ask(
         **texts,

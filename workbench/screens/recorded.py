@@ -57,7 +57,6 @@ def ask_of(run: Path, seen: Seen) -> Ask:
     except WorkbenchError:
         return Ask(problem=OWN, question=seen.question)
     steps = sorted((run / "checkpoints").glob("step-*"))
-    sampling = {"temperature": config.temperature, "top_p": config.top_p}
     return Ask(
         model=str(steps[-1]) if steps else config.model,
         recipe=config.recipe,
@@ -68,5 +67,6 @@ def ask_of(run: Path, seen: Seen) -> Ask:
         answer=seen.answer or "",
         changes=config.set,
         tokens=max(64, len(seen) + 32),
-        **sampling,
+        temperature=config.temperature,
+        top_p=config.top_p,
     )

@@ -38,15 +38,11 @@ class Buttons:
 def buttons(screen: str) -> Buttons:
     """Lay them out."""
     with gr.Row(elem_id=f"{screen}-exports"):
-        made = [
+        page, table, data = (
             gr.Button(text, size="sm", elem_id=f"{screen}-save-{kind}", min_width=110)
-            for kind, text in (
-                ("html", "Page (HTML)"),
-                ("csv", "Table (CSV)"),
-                ("json", "Data (JSON)"),
-            )
-        ]
-    return Buttons(*made, gr.Textbox(visible="hidden", show_label=False, elem_id=f"{screen}-file"))
+            for kind, text in (("html", "Page (HTML)"), ("csv", "Table (CSV)"), ("json", "Data (JSON)"))
+        )
+    return Buttons(page, table, data, gr.Textbox(visible="hidden", show_label=False, elem_id=f"{screen}-file"))
 
 
 def file_of(seen: Seen | None, kind: str) -> str:
@@ -58,7 +54,7 @@ def file_of(seen: Seen | None, kind: str) -> str:
     makers: dict[str, tuple[str, Callable[[Seen], str]]] = {
         "html": ("text/html", static.page),
         "csv": ("text/csv", tables.table),
-        "json": ("application/json", tables.twin),
+        "json": ("application/json", lambda one: tables.documents([one])),
     }
     mime, make = makers[kind]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{seen.run or 'live'}-{seen.problem}-{seen.index}")[:80].strip("-.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -101,8 +101,8 @@ def other(scene: Scene, seen: Seen, wish: Wish) -> Iterator[Seen]:
 
 def nothing() -> Seen:
     """A record of no tokens, to begin with."""
-    n = Numbers.unknown(0)
-    return Seen("", (), (), **{**n.columns(), "tops": None}, weight=np.zeros(0), why=())
+    columns: dict[str, Any] = {**Numbers.unknown(0).columns(), "tops": None}
+    return Seen("", (), (), **columns, weight=np.zeros(0), why=())
 
 
 def joined(a: Seen, b: Seen) -> Seen:
@@ -110,7 +110,7 @@ def joined(a: Seen, b: Seen) -> Seen:
     a = a.take(slice(0, b.start - a.start))
     if not len(a):
         return b
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in COLUMNS:
         mine, other = getattr(a, name), getattr(b, name)
         columns[name] = mine + other if isinstance(mine, tuple) else np.concatenate([mine, other])

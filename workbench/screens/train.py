@@ -115,8 +115,8 @@ def _wire_form(
         return command_of(stage, names, values)
 
     command.value = line(*(part.value for part in parts))
-    for part in parts:
-        part.change(line, parts, command, **LIVELY)
+    # One event for all: answers to several could overtake each other, and the command be an older form's.
+    gr.on([part.change for part in parts], line, parts, command, trigger_mode="always_last", **LIVELY)
 
     def look(*values: Any) -> Iterator[str]:
         with notify.told():
