@@ -46,7 +46,9 @@ def value(page, name: str) -> str:
 def fill(page, name: str, text: str) -> None:
     field = page.locator(f"#{name} textarea, #{name} input").first
     field.fill(text)
-    field.press("Tab" if field.get_attribute("role") != "listbox" else "Enter")
+    if field.get_attribute("role") == "combobox":
+        field.press("Enter")
+    field.blur()  # not Tab: the next field could be a list that opens over what is clicked next
 
 
 def says(page, name: str, text: str) -> None:
