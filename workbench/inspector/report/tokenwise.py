@@ -197,7 +197,7 @@ def markers(e: Evidence) -> Section:
     return Section(
         "marker_pressure",
         "Does the teacher press on second thoughts?",
-        f"at {found.tokens} markers d is {shown(found.log_ratio, signed=True)}, elsewhere "
+        f"over {found.tokens} marker tokens d is {shown(found.log_ratio, signed=True)}, elsewhere "
         f"{shown(found.elsewhere, signed=True)}"
         if found.tokens
         else f"not measured: {missing[0]}",
