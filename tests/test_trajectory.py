@@ -502,8 +502,9 @@ def test_diagnostics_read_what_was_seen(tiny) -> None:
 def test_smollm2_opsd_adds_up() -> None:
     """The embedded model under its own recipe, in float32: loss, live pieces, text."""
     chosen = choose("opsd", ()).at(Clock(0, 4))
-    chosen = replace(chosen, sampling=Sampling(12, 1.1, 0.95, 20), adapter=None)
-    engine = Engine(load("smollm2", dtype=torch.float32), adapter=None, refresh=FROZEN, settings=EngineSettings())
+    chosen = replace(chosen, sampling=Sampling(8, 1.1, 0.95, 20))
+    loaded, lora = load("smollm2", dtype=torch.float32), "lora:r=4,alpha=8"
+    engine = Engine(loaded, adapter=lora, refresh=FROZEN, settings=EngineSettings())
     problems = [replace(p, question=f"{p.question}? Say it in one line.") for p in PROBLEMS[:2]]
     stage = Stage(engine, chosen, verify)
     *parts, whole = live(stage, problems[0], (0, 0))
