@@ -79,6 +79,7 @@ def test_a_record_that_cannot_be_counted_is_refused():
 # Classes
 
 
+@settings(deadline=None)
 @given(TEXTS, st.text(max_size=60), st.text(max_size=60))
 def test_every_token_has_one_class_whatever_the_text(text, privileged, question):
     found = classify(text, privileged, question)
@@ -169,6 +170,7 @@ def test_style_that_every_hint_moves_is_cancelled_and_knowledge_stays():
     assert (rows["style"].contrast.value, rows["maths"].contrast.value) == pytest.approx((0, 0.8), abs=EXACT)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 0), min_size=1, max_size=5), st.floats(-5, 0), st.randoms())
 def test_contrast_takes_wrong_hints_in_any_order_and_is_at_most_the_mean_of_logs(wrong, right, chance):
     rows = np.array(wrong)[:, None]
@@ -248,10 +250,12 @@ def test_a_sign_against_the_verdict_is_noise():
     )
 
 
+@settings(deadline=None)
 @given(some_records())
 def test_turning_every_sign_turns_the_noise(records):
     turned = [
-        record(r.text, -r.difference, problem=r.problem, status=r.verdict.status, extracted="12") for r in records
+        record(r.text, -r.difference, problem=r.problem, weight=r.weight, status=r.verdict.status, extracted="12")
+        for r in records
     ]
     one, two = noise_rate(records), noise_rate(turned)
     if one.tokens:
@@ -286,6 +290,7 @@ def test_a_teacher_that_is_sure_when_wrong_is_told_by_its_probes():
     assert math.isnan(reliability(probes).confident)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=20))
 def test_auroc_counts_pairs(pairs):
     found = auroc([s for s, _ in pairs], [y for _, y in pairs])
@@ -297,6 +302,7 @@ def test_auroc_counts_pairs(pairs):
         assert found == pytest.approx(float(sum(counted) / len(counted)), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_spans_cover_the_text(text):
     assert "".join("".join(text)[a:b] for a, b in spans(text)) == "".join(text)

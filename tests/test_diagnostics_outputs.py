@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifiers import Verdict, verify
@@ -79,6 +79,7 @@ def test_two_demonstrations_of_the_source():
     assert again[0] / again[1] == pytest.approx(4.5947934, abs=5e-8)
 
 
+@settings(deadline=None)
 @given(ROWS, st.lists(st.floats(0.01, 1), min_size=3, max_size=3), st.sampled_from(["forward", "reverse"]))
 def test_nothing_without_the_context_does_better_than_the_best(rows, other, direction):
     q = np.array(other) / sum(other)
@@ -126,6 +127,7 @@ def test_what_speaks_of_a_reference(text, leaks):
     assert not mentions(text, question="Q: " + text.upper())
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.text())
 def test_overlap_is_a_share(text, context, question):
     assert 0 <= overlap(text, context, question, 2) <= 1
@@ -155,6 +157,7 @@ def test_a_sweep_cuts_the_same_generations():
         budget_sweep([quick], judge, (0,))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40))
 def test_a_fifth_of_the_base_lies_above_its_own_threshold(n):
     entropies = np.arange(5.0 * n)
@@ -202,6 +205,7 @@ def test_the_same_path_with_another_slip_is_the_same_path():
     assert found.solutions.value == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab ", min_size=0, max_size=14), max_size=6), st.randoms())
 def test_clusters_depend_on_no_order(texts, chance):
     other = list(texts)

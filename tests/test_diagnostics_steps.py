@@ -57,6 +57,7 @@ def test_bands_of_steps():
             true_thinking_score(bad, (0, 0))
 
 
+@settings(deadline=None)
 @given(SHARES, SHARES, SHARES, SHARES)
 def test_a_step_and_its_absence_are_equally_true(a, b, c, d):
     score = true_thinking_score((a, b), (c, d))
@@ -81,6 +82,7 @@ def test_one_token_of_a_hundred_carries_most():
         concentration(record([1.0]), 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.floats(0.01, 1), st.randoms())
 def test_fewer_tokens_carry_less(divergence, part, chance):
     found = concentration(record(divergence), part)
@@ -157,6 +159,7 @@ def test_a_prediction_is_the_textbook_one_in_any_order(pairs, chance):
     assert (other.low, other.high) == pytest.approx((found.low, found.high), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0.5, 0.9999))
 def test_t_quantile_is_scipys(freedom, share):
     assert t_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-8, abs=1e-9)

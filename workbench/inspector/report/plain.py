@@ -14,7 +14,10 @@ SIGNED = ("change", "difference", "signed", "value", "overlap")
 
 def text(report: Report) -> str:
     """For a terminal."""
-    lines = [f"report of {printable(report.run)}", *(f"  {name:14} {printable(v)}" for name, v in report.facts.items())]
+    lines = [
+        f"report of {printable(report.run)}",
+        *(f"  {printable(k):14} {printable(v)}" for k, v in report.facts.items()),
+    ]
     lines += ["", f"verdict        {printable(report.headline)}"]
     for section in report.sections:
         lines += ["", *section_lines(section)]
@@ -25,7 +28,7 @@ def text(report: Report) -> str:
 def markdown(report: Report) -> str:
     """The same as Markdown; tables as code blocks, so that nothing in them formats."""
     lines = [f"# Report of {_inert(report.run)}", "", f"**{_inert(report.headline)}**", ""]
-    lines += [f"- {name}: {_inert(value)}" for name, value in report.facts.items()]
+    lines += [f"- {_inert(name)}: {_inert(value)}" for name, value in report.facts.items()]
     for section in report.sections:
         lines += ["", f"## {_inert(section.title)}", "", _inert(section.answer), ""]
         lines += (
@@ -41,7 +44,7 @@ def markdown(report: Report) -> str:
 
 def table(section: Section) -> list[str]:
     """Rows under their columns, aligned."""
-    head = ("", *(name.replace("_", " ") for name in section.columns))
+    head = ("", *(printable(name.replace("_", " ")) for name in section.columns))
     body = [
         (printable(row.label), *(printable(cell_text(name, row.cells.get(name))) for name in section.columns))
         for row in section.rows
@@ -63,7 +66,7 @@ def section_text(section: Section) -> str:
 
 def section_lines(section: Section) -> list[str]:
     """The same, line by line."""
-    lines = [section.title, f"  {printable(section.answer)}"]
+    lines = [printable(section.title), f"  {printable(section.answer)}"]
     lines += [f"    {line}" for line in table(section)] if section.rows else []
     lines += [f"  {section.source}: {printable(section.basis)}"] if section.basis else []
     known = f"not measured: {section.missing[0]}" if section.missing else ""

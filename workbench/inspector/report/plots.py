@@ -81,7 +81,7 @@ def _intervals(section: Section, plot: Plot) -> str:
     parts += _frame(axis, height, plot.reference)
     parts.append(_axis_name(plot.axis, height))
     legend = [_legend(i, name) for i, name in enumerate(plot.columns)] if several else []
-    return _svg(section.title, height + 44 + (20 if several else 0), [*parts, *_placed(legend, height + 58)])
+    return _svg(section.title, height + 46 + (24 if several else 0), [*parts, *_placed(legend, height + 58)])
 
 
 def _mark(axis: Axis, e: Estimate, y: float, series: int) -> str:
@@ -139,7 +139,7 @@ def _curve(section: Section, plot: Plot) -> str:
             parts.append(_shape(x, up(e.value), i))
     parts.append(_axis_name(f"{plot.axis} over {plot.over}", height))
     legend = [_legend(i, name) for i, name in enumerate(plot.columns)]
-    return _svg(section.title, height + 64, [*parts, *_placed(legend, height + 58)])
+    return _svg(section.title, height + 70, [*parts, *_placed(legend, height + 58)])
 
 
 def _grid(across: Axis, up: Axis, xs: Sequence[float], height: float) -> list[str]:

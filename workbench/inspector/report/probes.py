@@ -143,7 +143,7 @@ class Probe:
         """The untrained student and the run's teacher."""
         self.before = self.visit(engine)
         if not self._scores(engine):
-            self.found.append(unknown("hint_contrast", "Does the right hint say more than a wrong one?",
+            self.found.append(unknown("hint_contrast", "Does the teacher's hint say more than a wrong one?",
                                       "no teacher can be asked what is not recorded", "probed"))  # fmt: skip
             return
         self.found += self._signal(engine)

@@ -197,7 +197,7 @@ def markers(e: Evidence) -> Section:
     return Section(
         "marker_pressure",
         "Does the teacher press on second thoughts?",
-        f"at {found.tokens} markers d is {shown(found.log_ratio, signed=True)}, elsewhere "
+        f"over {found.tokens} marker tokens d is {shown(found.log_ratio, signed=True)}, elsewhere "
         f"{shown(found.elsewhere, signed=True)}"
         if found.tokens
         else f"not measured: {missing[0]}",
@@ -258,7 +258,7 @@ def hints(e: Evidence) -> Section:
             continue
         found = contrast_by_class(records, [logps[i] for i in chosen], [e.kinds[i] for i in chosen])
         rows += [
-            Row(f"{row.name}, {hint}", {"tokens": row.tokens, "right_hint": row.right, "beyond_wrong": row.contrast})
+            Row(f"{row.name}, {hint}", {"tokens": row.tokens, "own_hint": row.right, "beyond_wrong": row.contrast})
             for row in found
         ]
         values = by_problem(records, [_knowing(r, logps[i]) for r, i in zip(records, chosen, strict=True)])
@@ -269,8 +269,8 @@ def hints(e: Evidence) -> Section:
         answers.append(f"against {hint} {shown(estimate, signed=True)}")
     return Section(
         "hint_contrast",
-        "Does the right hint say more than a wrong one?",
-        "at answer tokens, signed by the verdict, the right hint says "
+        "Does the teacher's hint say more than a wrong one?",
+        "at answer tokens, signed by the verdict, the teacher's own hint says "
         + "; ".join(answers)
         + ". Above 0: it knows the answer, not only another style"
         if answers
@@ -278,11 +278,11 @@ def hints(e: Evidence) -> Section:
         "probed",
         e.basis,
         tuple(rows),
-        Plot("intervals", ("right_hint", "beyond_wrong", "signed_beyond_wrong"), "nat/token", reference=0.0),
+        Plot("intervals", ("own_hint", "beyond_wrong", "signed_beyond_wrong"), "nat/token", reference=0.0),
         key,
         scores,
         tuple(missing) if e.wrong else ("no wrong hint could be built",),
-        "right_hint is the mean of |log p_T(right) - log p_S|, beyond_wrong the mean of |e|, e = log p_T(right) - log "
+        "own_hint is the mean of |log p_T(own) - log p_S|, beyond_wrong the mean of |e|, e = log p_T(own) - log "
         "of the mean probability under the wrong hints. |e| is never 0: read the signed row. Where the wrapper of a "
         "wrong hint differs from the right one's, the wrapper is part of the contrast.",
     )

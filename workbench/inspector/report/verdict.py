@@ -58,7 +58,7 @@ def _evidence(keys: Keys) -> tuple[list[str], list[str]]:
         ("alignment", 0.0, 1, "right minus wrong completions of a problem"),
     ]
     rules += [
-        (f"answer_contrast_{kind}", 0.0, 1, f"at the answer, signed, the right hint beyond {words}")
+        (f"answer_contrast_{kind}", 0.0, 1, f"at the answer, signed, the teacher's hint beyond {words}")
         for kind, words in HINTS.items()
     ]
     good: list[str] = []
