@@ -90,7 +90,7 @@ def test_a_row_opens_live_and_a_link_leads_back_to_it(open_page, app_server: App
     page = open_page(at(app_server.url, "rollouts", run="tiny")).page
     shown(page, "rollouts")
     page.get_by_text(re.compile("Rollouts 1 to 12 of 12")).wait_for()
-    page.locator("#rollouts-table [data-testid='cell-0-1']").click()
+    page.locator("#rollouts-table [data-testid='cell-0-0']").click(position={"x": 4, "y": 4})
     shown(page, "live")
     page.locator("#app-copy").click()
     page.wait_for_function("location.search.includes('rollout=')")
@@ -233,14 +233,14 @@ def test_hostile_runs_and_rollouts_are_text(open_page, hostile_app: App) -> None
     page = watched.page
     page.wait_for_selector("#runs-curves svg[role=img]")
     for row in range(5):
-        page.locator(f"#runs-table [data-testid='cell-{row}-0']").click()
+        page.locator(f"#runs-table [data-testid='cell-{row}-0']").click(position={"x": 4, "y": 4})
         says(page, "runs-standing", f" {4 - row}: failed at step 1\\n")
         unharmed(page)
     page.locator("#runs-rollouts").click()
     page.get_by_text(re.compile("Rollouts 1 to 7 of 7")).wait_for()
     assert page.locator("#rollouts-table [role=gridcell]").get_by_text("${alert(1)}").count() > 0
     unharmed(page)
-    page.locator("#rollouts-table [data-testid='cell-0-1']").click()
+    page.locator("#rollouts-table [data-testid='cell-0-0']").click(position={"x": 4, "y": 4})
     shown(page, "live")
     unharmed(page)
     page.locator("#tab-rollouts-button").click()
