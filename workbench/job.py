@@ -113,8 +113,9 @@ class Job:
         recorder = self._recorder(state)
         if saved is not None:
             self._restore(saved, state, recorder)
-        else:
-            recorder.tokens.drop_after(0)  # of an attempt that saved nothing
+        else:  # an attempt that saved nothing may have left records of steps that come again
+            self.directory.truncate_to({})
+            recorder.tokens.drop_after(0)
         ending = self._train(state, recorder)
         if ending == "stopped":
             return self._say_goodbye(state)
