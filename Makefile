@@ -15,7 +15,7 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd app controls compare test check slow gpu smoke golden docs bench judging format notebooks pictures
+.PHONY: setup opsd app controls compare test check slow browser gpu smoke golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -66,6 +66,10 @@ format: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# The app and its pages in the system's Chromium.
+browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/python benchmarks/gpu.py
@@ -88,9 +92,10 @@ golden: $(STAMP)
 	$(BIN)/python -m tests.golden
 	@git --no-pager diff --stat -- tests/golden
 
-# docs/methods.md is generated; CHECK=1 only compares.
+# docs/methods.md is generated, and so are the screenshots and the example page, from a real run; CHECK=1 only compares.
 docs: $(STAMP)
 	$(BIN)/python -m tests.documents $(if $(CHECK),--check)
+	$(if $(CHECK),,$(BIN)/python -m tests.screenshots)
 
 # Speed beside the peers, measured in one run; writes docs/benchmarks.md. ARGS="--rows jsd --repeat 5" for one row.
 bench: $(STAMP)
