@@ -64,11 +64,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not browser" $(ARGS)
 
-# The app and its pages in the system's Chromium.
+# The app and its pages in the system's Chromium: the token view; ALL=1 every screen too, which trains and takes minutes.
 browser: $(STAMP)
-	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+	$(BIN)/python -m pytest -m "browser$(if $(ALL),, and not slow)" tests/browser $(ARGS)
 
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -121,6 +121,8 @@ def test_blind_to_the_numbering_of_the_vocabulary(transform: Transform, pair: tu
 def test_blind_to_a_constant_in_either_logits(
     transform: Transform, pair: tuple[Tensor, Tensor], up: float, down: float
 ) -> None:
+    if isinstance(transform, TopK) and any(logp.unique().numel() < logp.numel() for logp in pair):
+        return  # a constant's rounding decides which of two equal entries is among the k likeliest
     shifted = transform((pair[0] + up).log_softmax(-1), (pair[1] + down).log_softmax(-1))
     for divergence in (ForwardKL(), ReverseKL()):
         expected = divergence(*transform(*pair))

@@ -23,7 +23,7 @@ ARGUMENTS = [
     *("--disable-component-update", "--disable-sync"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 180_000
+PATIENCE = 120_000
 """Milliseconds a condition may take on a machine that does other things too."""
 HERE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 SMALL = ["--batch", "2", "--max-new-tokens", "8", "--eval-problems", "2", "--eval-tokens", "4", "--progress", "quiet"]
@@ -73,10 +73,12 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is a browser test."""
+    """Everything in this folder is a browser test; those that load models and train are slow ones too."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
+            if item.path.name in ("test_app_screens.py", "test_live.py"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

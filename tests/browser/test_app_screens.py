@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 from tests.browser.conftest import App, Watched, until
 from workbench.screens.serving import POLICY
@@ -53,13 +54,16 @@ def fill(page, name: str, text: str) -> None:
 
 def says(page, name: str, text: str) -> None:
     """Wait until a text field holds a text (a regular expression)."""
-    page.wait_for_function(
-        """([name, text]) => {
-            const field = document.querySelector(`#${name} textarea, #${name} input`);
-            return field && new RegExp(text).test(field.value);
-        }""",
-        arg=[name, text],
-    )
+    try:
+        page.wait_for_function(
+            """([name, text]) => {
+                const field = document.querySelector(`#${name} textarea, #${name} input`);
+                return field && new RegExp(text).test(field.value);
+            }""",
+            arg=[name, text],
+        )
+    except TimeoutError as error:
+        raise AssertionError(f"{name} says {value(page, name)!r}, not {text!r}") from error
 
 
 def test_the_app_opens_on_the_newest_run_and_shows_its_curves(page_watched: Watched, app_server: App) -> None:
