@@ -301,7 +301,9 @@ class Idle:
 
         def popen(command: list[str], **settings: object):
             self.started.append(command)
-            return real([sys.executable, "-c", "import time; time.sleep(600)"], **settings)
+            # Started in the background a shell's children ignore SIGINT, and so would this one's.
+            heeding = "import signal, time; signal.signal(2, signal.default_int_handler); time.sleep(600)"
+            return real([sys.executable, "-c", heeding], **settings)
 
         monkeypatch.setattr(children.subprocess, "Popen", popen)
 

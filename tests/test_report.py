@@ -186,7 +186,7 @@ def test_the_headline_follows_what_is_clear_of_noise():
     assert verdict({"style_share": e(0.6, 0.4, 0.8)})[0] == "cannot be told"
     assert verdict({}) == (
         "cannot be told",
-        "whether the signal teaches cannot be told: nothing measured here is clear of noise",
+        "whether the signal teaches cannot be told: no measure of the signal here is clear of noise",
     )
 
 

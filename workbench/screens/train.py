@@ -132,7 +132,7 @@ def _wire_form(
         name = str(config.name)
         notify.info(f"{name} is starting; its first words appear in seconds." if fresh else f"{name} runs already.")
         # With its name in the form, a second Start means the same run.
-        return replace(place, run=name, rollout="", tok=None), name
+        return replace(place, run=name, view="train", rollout="", tok=None), name
 
     start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **TOLD)
 
@@ -163,7 +163,7 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
     for event in (gr.Timer(EVERY).tick, stage.place.change):
         event(look, [stage.place, shown], [shown, *watch.outputs()], **LIVELY)
     watch.picker.input(
-        lambda name, place: replace(place, run=name, rollout="", tok=None),
+        lambda name, place: replace(place, run=name, view="train", rollout="", tok=None),
         [watch.picker, stage.place],
         stage.place,
         **TOLD,

@@ -47,7 +47,9 @@ def verdict(keys: Keys) -> tuple[str, str]:
         return "teaches", f"the signal teaches: {'; '.join(told)}"
     if bad and not good:
         return "points the wrong way", f"the signal points the wrong way: {'; '.join(told)}"
-    reason = "; ".join(told) if good else "nothing measured here is clear of noise" + (f"; {where}" if where else "")
+    reason = (
+        "; ".join(told) if good else "no measure of the signal here is clear of noise" + (f"; {where}" if where else "")
+    )
     return "cannot be told", f"whether the signal teaches cannot be told: {reason}"
 
 
