@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -301,9 +302,9 @@ class Idle:
 
         def popen(command: list[str], **settings: object):
             self.started.append(command)
-            # Started in the background a shell's children ignore SIGINT, and so would this one's.
-            heeding = "import signal, time; signal.signal(2, signal.default_int_handler); time.sleep(600)"
-            return real([sys.executable, "-c", heeding], **settings)
+            # What a shell started in the background ignores SIGINT, and so would this child.
+            settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+            return real([sys.executable, "-c", "import time; time.sleep(600)"], **settings)
 
         monkeypatch.setattr(children.subprocess, "Popen", popen)
 
