@@ -55,7 +55,7 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
 
     from workbench.screens import compare, data, live, rollouts, runs, shell, train
     from workbench.screens.links import Link
-    from workbench.screens.polling import TOLD
+    from workbench.screens.polling import PLACED
     from workbench.screens.stage import STATE_SECONDS, Opening, Stage
 
     screens = {"live": live, "compare": compare, "runs": runs, "rollouts": rollouts, "train": train, "data": data}
@@ -70,7 +70,7 @@ def build(output: Path, chosen: Sequence[Path] = (), models: Sequence[str] = ())
             for name, title in TITLES:
                 with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
                     screens[name].build(stage)
-                tab.select(partial(shell.moved, name), stage.place, stage.place, **TOLD)
+                tab.select(partial(shell.moved, name), stage.place, stage.place, **PLACED)
         shell.connect(demo, header, stage)
     demo.queue(max_size=16, default_concurrency_limit=8)
     return demo

@@ -66,7 +66,7 @@ class Listed:
 
     def read(self) -> Seen:
         """Its tokens. Raises InputError where the file is gone or torn by now."""
-        return _rows(self.path, None, (self.row,))[0]
+        return _rows(self.path, self.row)[0]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def write(path: Path, seen: Sequence[Seen]) -> None:
 
 def read(path: Path) -> list[Seen]:
     """Every completion of a file. Raises InputError for a file that is none, is torn or has another schema."""
-    return _rows(path, None, None)
+    return _rows(path)
 
 
 def load_run(run: Path) -> RunTokens:
@@ -241,11 +241,11 @@ def _open(path: Path) -> Any:
     return file
 
 
-def _table(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+def _table(path: Path, columns: Sequence[str] | None = None) -> Any:
     import pyarrow as pa
 
     try:
-        return _open(path).read(columns=columns).to_pylist()
+        return _open(path).read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"{printable(str(path))} is damaged ({printable(str(error))[:200]}). Its pages are not what its end says. "
@@ -254,17 +254,18 @@ def _table(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
 
 
 def _listed(path: Path) -> Iterator[Listed]:
-    for at, row in enumerate(_table(path, _LISTED)):
+    for at, row in enumerate(_table(path, _LISTED).to_pylist()):
         verdict = json.loads(row["verdict"])["status"] if row["verdict"] else "unjudged"
         same = {name: row[name] for name in ("rollout", "problem", "step", "index", "author", "stop", "tokens", "kept")}
         yield Listed(path, at, **same, status=verdict, loss=row["loss"], shown=row["top"] > 0)
 
 
-def _rows(path: Path, columns: Sequence[str] | None, rows: Sequence[int] | None) -> list[Seen]:
-    table = _table(path, columns)
-    if rows is not None and any(row >= len(table) for row in rows):
+def _rows(path: Path, only: int | None = None) -> list[Seen]:
+    """Every completion of a file, or one: the others stay Arrow's, which is what reading takes long for."""
+    table = _table(path)
+    if only is not None and only >= len(table):
         raise InputError(f"{printable(str(path))} has {len(table)} rows. It was written again. List the run anew.")
-    return [_seen(row) for row in (table if rows is None else [table[i] for i in rows])]
+    return [_seen(row) for row in (table if only is None else table.slice(only, 1)).to_pylist()]
 
 
 def _seen(row: dict[str, Any]) -> Seen:

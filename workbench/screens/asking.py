@@ -16,10 +16,11 @@ from workbench.config import RunConfig
 from workbench.config_files import build, read_layer
 from workbench.errors import InputError, UsageError, WorkbenchError
 from workbench.parts import contexts
+from workbench.parts.refresh import FROZEN, LIVE
 from workbench.planning import Plan, plan, settle_recipe
 from workbench.problems import same_answer
 from workbench.recipes import ALL
-from workbench.records import Problem, Refresh
+from workbench.records import Problem
 from workbench.screens.session import WALKS, Shelf
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ AS_RECIPE = ""
 """The context that the recipe names."""
 LIMIT = 200
 """Problems of a set that the screen offers."""
-LIVE = Refresh(1, 1.0)
-"""Nothing trains here: one copy of the weights serves both roles."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def why_not(name: str, ask: Ask) -> str:
         return "no teacher scores: nothing to lay beside the student"
     if recipe.refresh.external and not ask.other_model:
         return "another model teaches: name one under Whose weights teach"
-    if recipe.refresh not in (ALL["opsd"].refresh,) and not recipe.refresh.external and ask.other_model:
+    if ask.other_model and not recipe.refresh.external and recipe.refresh != FROZEN:
         return "its teacher follows the student: no other model can take its place"
     try:
         planned(replace(ask, recipe=name, student=AS_RECIPE, teacher=AS_RECIPE))
@@ -235,6 +234,7 @@ def _built(ask: Ask) -> Engine:
     settled = planned(ask)
     invited(config_of(ask), settled)
     outside = bool(ask.other_model) or settled.recipe.refresh.external
+    # Nothing trains here: without another model one copy of the weights serves both roles.
     recipe = replace(settled.recipe, adapter=None, refresh=settled.recipe.refresh if outside else LIVE)
     return build_engine(config_of(ask), replace(settled, recipe=recipe))
 

@@ -153,26 +153,11 @@ def by_class(seen: Seen) -> dict[str, tuple[int, float]]:
     """Kind -> counted tokens, share of the reverse KL from 0 to 1 (NaN: there is none, or it is not known)."""
     kinds = classify(seen.text, privileged_text(seen), seen.question)
     try:
-        record = record_of(seen)
+        record = TokenRecord.of(seen, "reverse_kl")  # on both sides the same, whatever their recipes compare by
     except InputError:
         return {kind: (kinds.count(kind), float("nan")) for kind in CLASSES}
     shares = divergence_by_class([record], [kinds])
     return {share.name: (share.tokens, share.of_divergence.value) for share in shares}
-
-
-def record_of(seen: Seen) -> TokenRecord:
-    """The reverse KL as the measures read it. Raises InputError where it is not known everywhere."""
-    return TokenRecord(
-        problem=seen.problem,
-        text=seen.text,
-        student_logp=seen.student_logp,
-        teacher_logp=seen.teacher_logp,
-        student_entropy=seen.student_entropy,
-        teacher_entropy=seen.teacher_entropy,
-        divergence=np.maximum(seen.reverse_kl, 0.0),
-        weight=np.abs(seen.weight),
-        verdict=seen.verdict,
-    )
 
 
 def privileged_text(seen: Seen) -> str:

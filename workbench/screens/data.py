@@ -9,6 +9,7 @@ import gradio as gr
 
 from workbench.recipes import ALL
 from workbench.screens import children, notify
+from workbench.screens.component import machine_text
 from workbench.screens.data_facts import Facts, look, panels, summary
 from workbench.screens.plots import Plots, drawn
 from workbench.screens.stage import Stage
@@ -75,9 +76,7 @@ def build(stage: Stage) -> None:
 
 
 def _board() -> list[Any]:
-    text = gr.Textbox(
-        label="As understood", lines=4, max_lines=12, interactive=False, elem_id="data-summary", elem_classes="app-mono"
-    )
+    text = machine_text(copy=False, label="As understood", lines=4, max_lines=12, elem_id="data-summary")
     plots = Plots(elem_id="data-lengths")
     settings: dict[str, Any] = {"datatype": "str", "type": "array", "interactive": False, "buttons": []}
     golds = gr.Dataframe(
@@ -86,12 +85,11 @@ def _board() -> list[Any]:
     )  # fmt: skip
     with gr.Row():
         prompts = [
-            gr.Textbox(
-                label=f"The first problem, as the {role} sees it", lines=6, max_lines=14, interactive=False,
-                buttons=["copy"], elem_id=f"data-{role}", elem_classes="app-mono",
+            machine_text(
+                label=f"The first problem, as the {role} sees it", lines=6, max_lines=14, elem_id=f"data-{role}"
             )
             for role in ("student", "teacher")
-        ]  # fmt: skip
+        ]
     table = gr.Dataframe(
         headers=["problem", "question", "answer", "student", "teacher", "over"],
         label="Problems, longest prompts first", column_widths=["12%", "48%", "14%", "9%", "9%", "8%"],

@@ -16,7 +16,7 @@ from workbench.screens import notify, reading, recorded, rolling, saving, trees
 from workbench.screens.asking import Ask
 from workbench.screens.fields import Fields, ask_of, connect, fields_of
 from workbench.screens.links import Link
-from workbench.screens.polling import LIVELY, TOLD
+from workbench.screens.polling import LIVELY, PLACED, TOLD
 from workbench.screens.recorded import key
 from workbench.screens.rolling import Frame, Seat
 from workbench.screens.scoring import Wish
@@ -274,7 +274,7 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
     stage.opened.change(opened, [stage.opened, screen.seat], outputs, **TOLD)
-    screen.tokens.token(moved, stage.place, stage.place, **TOLD)
+    screen.tokens.token(moved, stage.place, stage.place, **PLACED)
     fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 
 

@@ -14,6 +14,9 @@ LIVELY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 TOLD: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events that may say something or change a state: what does not pass through gradio's queue shows no toast and
 sets off no `change` of a `gr.State`."""
+PLACED: dict[str, Any] = TOLD | {"concurrency_id": "place", "concurrency_limit": 1}
+"""For events that write where a page is: one after the other, since a state is read when an event begins and written
+when it ends. A tab chosen while the page's first answer is on its way would be forgotten."""
 
 Shown = Mapping[str, int]
 """What a page shows, by component, as a hash: kept in a `gr.State`."""

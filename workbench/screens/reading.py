@@ -9,8 +9,9 @@ import gradio as gr
 
 from workbench.errors import UsageError
 from workbench.screens import notify
+from workbench.screens.component import machine_text
 from workbench.screens.links import Link, RolloutKey
-from workbench.screens.polling import LIVELY, TOLD
+from workbench.screens.polling import LIVELY, PLACED
 from workbench.screens.rollout_index import index
 from workbench.screens.stage import Stage, opening
 from workbench.text import printable
@@ -52,7 +53,7 @@ def bar(stage: Stage, screen: str) -> list[gr.Button]:
 
     stage.place.change(enabled, stage.place, buttons, **LIVELY)
     for button, (way, title) in zip(buttons, WAYS, strict=True):
-        button.click(_go(stage, way, title, screen), stage.place, [stage.place, stage.opened], **TOLD)
+        button.click(_go(stage, way, title, screen), stage.place, [stage.place, stage.opened], **PLACED)
     return buttons
 
 
@@ -79,15 +80,7 @@ def build(stage: Stage, screen: str) -> None:
             interactive=False,
             elem_id=f"{screen}-title",
         )
-        text = gr.Textbox(
-            label="Completion",
-            lines=6,
-            max_lines=18,
-            interactive=False,
-            buttons=["copy"],
-            elem_id=f"{screen}-text",
-            elem_classes="app-mono",
-        )
+        text = machine_text(label="Completion", lines=6, max_lines=18, elem_id=f"{screen}-text")
         show = gr.Button("Open on Live, token by token", variant="primary", interactive=False, elem_id=f"{screen}-open")
 
     def read(place: Link) -> list[Any]:
@@ -100,7 +93,7 @@ def build(stage: Stage, screen: str) -> None:
         link = replace(place, view="live")
         return link, opening(link), gr.Tabs(selected="live")
 
-    show.click(open_live, stage.place, [stage.place, stage.opened, stage.tabs], **TOLD)
+    show.click(open_live, stage.place, [stage.place, stage.opened, stage.tabs], **PLACED)
 
 
 def shown(stage: Stage, place: Link) -> tuple[str, str] | None:

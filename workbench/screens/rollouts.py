@@ -11,7 +11,7 @@ import gradio as gr
 from workbench.screens import notify, reading
 from workbench.screens.links import Link, RolloutKey
 from workbench.screens.plots import Bar, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, PLACED, TOLD, Shown, changed
 from workbench.screens.rollout_index import Entry, Filters, RolloutIndex, index
 from workbench.screens.stage import Stage, opening
 from workbench.text import printable
@@ -128,7 +128,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         lambda name, place: replace(place, run=name, rollout="", tok=None),
         [picker, stage.place],
         stage.place,
-        **TOLD,
+        **PLACED,
     )
     pages[0].click(lambda number: max(0, number - 1), page, page, **TOLD)
     pages[1].click(lambda number: number + 1, page, page, **TOLD)
@@ -146,7 +146,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         return link, opening(link), gr.Tabs(selected="live")
 
     inputs = [stage.place, bar, page, *controls.all()]
-    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **TOLD)
+    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **PLACED)
 
 
 def asked(values: Sequence[Any]) -> Filters:

@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from workbench.screens import notify, run_table
+from workbench.screens.component import machine_text
 from workbench.screens.curves import FIGURES, curves
 from workbench.screens.links import Link
 from workbench.screens.plots import Line, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, PLACED, TOLD, Shown, changed
 from workbench.screens.stage import Stage
 from workbench.text import printable
 from workbench.train.reporting import RunView
@@ -68,7 +69,7 @@ def build(stage: Stage) -> None:
         run = clicked(stage.runs(), event.row_value)
         return (replace(place, run=run.name, rollout="", tok=None), [run.name]) if run else (place, [])
 
-    parts.table.select(click, stage.place, [stage.place, picked], **TOLD)
+    parts.table.select(click, stage.place, [stage.place, picked], **PLACED)
     parts.picker.input(lambda names: names[:MOST], parts.picker, picked, **TOLD)
 
     def to_rollouts(place: Link) -> tuple[Link, Any]:
@@ -76,7 +77,7 @@ def build(stage: Stage) -> None:
             raise notify.error("No run is selected. Choose one in the table first.")
         return replace(place, view="rollouts"), gr.Tabs(selected="rollouts")
 
-    rollouts.click(to_rollouts, stage.place, [stage.place, stage.tabs], **TOLD)
+    rollouts.click(to_rollouts, stage.place, [stage.place, stage.tabs], **PLACED)
 
 
 def _layout() -> tuple[Parts, gr.Button]:
@@ -103,24 +104,10 @@ def _layout() -> tuple[Parts, gr.Button]:
                 standing = gr.Textbox(
                     label="Selected run", lines=2, max_lines=6, interactive=False, elem_id="runs-standing"
                 )
-                command = gr.Textbox(
-                    label="Go on with it",
-                    interactive=False,
-                    buttons=["copy"],
-                    lines=1,
-                    max_lines=4,
-                    elem_id="runs-command",
-                    elem_classes="app-mono",
-                )
+                command = machine_text(label="Go on with it", lines=1, max_lines=4, elem_id="runs-command")
                 rollouts = gr.Button("Look at its rollouts", variant="primary", elem_id="runs-rollouts")
-                settings = gr.Textbox(
-                    label="What it was started with",
-                    interactive=False,
-                    buttons=["copy"],
-                    lines=12,
-                    max_lines=18,
-                    elem_id="runs-settings",
-                    elem_classes="app-mono",
+                settings = machine_text(
+                    label="What it was started with", lines=12, max_lines=18, elem_id="runs-settings"
                 )
     return Parts(empty, board, table, picker, plots, standing, command, settings), rollouts
 

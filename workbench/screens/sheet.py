@@ -27,8 +27,8 @@ class Sheet(Drawn):
 
 
 def shown(tree: list[Node]) -> str:
-    """The value of a sheet. ASCII, since lone surrogates cannot travel as UTF-8; no `<`, which gradio would warn of."""
-    return json.dumps(tree, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+    """The value of a sheet. ASCII, since lone surrogates cannot travel as UTF-8."""
+    return json.dumps(tree, ensure_ascii=True, allow_nan=False)
 
 
 def node(tag: str, *children: Node | None, **attributes: object) -> Node:

@@ -10,7 +10,7 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
-from workbench.screens.polling import LIVELY, TOLD
+from workbench.screens.polling import LIVELY, PLACED, TOLD
 from workbench.screens.stage import Opening, Stage, opening
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
             return replace(link, view=place.view), wish, gr.skip()
         return link, wish, gr.skip() if link.view in ("", "live") else gr.Tabs(selected=link.view)
 
-    demo.load(arrive, stage.place, [stage.place, stage.opened, stage.tabs], **TOLD)
+    demo.load(arrive, stage.place, [stage.place, stage.opened, stage.tabs], **PLACED)
     header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
     ).then(_copied, **TOLD)

@@ -21,17 +21,14 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import gradio as gr
-from gradio.component_meta import updateable
-
 from workbench.inspector.page import static
 from workbench.inspector.page.value import detail, dumps, token_value
 from workbench.inspector.seen import Seen
+from workbench.screens.component import Component
 
 Find = Callable[[str, str], Seen | None]
 """(run, rollout) -> what is stored of it, whole, or None."""
@@ -51,15 +48,7 @@ take();
 """
 
 
-class _Meta(type(gr.HTML)):  # type: ignore[misc]
-    """Gradio's metaclass writes a .pyi file beside every source file that defines a component; ours does not."""
-
-    def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> Any:
-        attrs["__init__"] = updateable(attrs["__init__"])  # type: ignore[no-untyped-call]
-        return ABCMeta.__new__(cls, name, bases, attrs)
-
-
-class TokenView(gr.HTML, metaclass=_Meta):
+class TokenView(Component):
     """A completion as text that both roles tinted; the module says how it is used."""
 
     def __init__(
@@ -94,14 +83,6 @@ class TokenView(gr.HTML, metaclass=_Meta):
             branches=branch,
             **others,
         )
-
-    def postprocess(self, value: str | None) -> str | None:
-        """The value as it is: it is data, and a tag in what a model wrote is none of ours to warn about."""
-        return value
-
-    def get_block_name(self) -> str:
-        """The frontend's own component."""
-        return "html"
 
 
 @lru_cache

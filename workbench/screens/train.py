@@ -12,10 +12,11 @@ from workbench.config import RunConfig
 from workbench.errors import WorkbenchError
 from workbench.recipes import ALL
 from workbench.screens import children, form, notify, run_table
+from workbench.screens.component import machine_text
 from workbench.screens.curves import FIGURES, curves
 from workbench.screens.links import Link
 from workbench.screens.plots import Line, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, TOLD, Shown, changed
+from workbench.screens.polling import EVERY, LIVELY, PLACED, TOLD, Shown, changed
 from workbench.screens.stage import Stage
 from workbench.text import printable
 from workbench.train.reporting import RunView
@@ -49,26 +50,12 @@ def build(stage: Stage) -> None:
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             fields = form.essentials(choices)
-            command = gr.Textbox(
-                label="The same in a terminal",
-                interactive=False,
-                buttons=["copy"],
-                lines=2,
-                max_lines=6,
-                elem_id="train-command",
-                elem_classes="app-mono",
-            )
+            command = machine_text(label="The same in a terminal", lines=2, max_lines=6, elem_id="train-command")
             with gr.Row():
                 dry = gr.Button("Dry run", elem_id="train-dry")
                 start = gr.Button("Start", variant="primary", elem_id="train-start")
-            plan = gr.Textbox(
-                FIRST,
-                label="What it would do",
-                lines=3,
-                max_lines=20,
-                interactive=False,
-                elem_id="train-plan",
-                elem_classes="app-mono",
+            plan = machine_text(
+                FIRST, copy=False, label="What it would do", lines=3, max_lines=20, elem_id="train-plan"
             )
             fields |= form.rest(choices)
         with gr.Column(scale=4, min_width=320, elem_id="train-watch"):
@@ -84,25 +71,9 @@ def _watch() -> Watch:
     with gr.Row(equal_height=True):
         steps = gr.Number(0, label="Resume up to step (0: as it was)", precision=0, minimum=0, elem_id="train-more")
         resume = gr.Button("Resume", interactive=False, elem_id="train-resume")
-    way_on = gr.Textbox(
-        label="Resume it in a terminal",
-        interactive=False,
-        buttons=["copy"],
-        lines=1,
-        max_lines=3,
-        elem_id="train-way-on",
-        elem_classes="app-mono",
-    )
+    way_on = machine_text(label="Resume it in a terminal", lines=1, max_lines=3, elem_id="train-way-on")
     plots = Plots(elem_id="train-curves")
-    log = gr.Textbox(
-        label="What it says",
-        lines=14,
-        max_lines=14,
-        interactive=False,
-        autoscroll=True,
-        elem_id="train-log",
-        elem_classes="app-mono",
-    )
+    log = machine_text(copy=False, label="What it says", lines=14, max_lines=14, autoscroll=True, elem_id="train-log")
     return Watch(picker, standing, way_on, plots, log, stop, resume, steps)
 
 
@@ -132,9 +103,9 @@ def _wire_form(
         name = str(config.name)
         notify.info(f"{name} is starting; its first words appear in seconds." if fresh else f"{name} runs already.")
         # With its name in the form, a second Start means the same run.
-        return replace(place, run=name, view="train", rollout="", tok=None), name
+        return replace(place, run=name, rollout="", tok=None), name
 
-    start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **TOLD)
+    start.click(go, [stage.place, *parts], [stage.place, fields["name"]], **PLACED)
 
 
 def configured(stage: Stage, names: Sequence[str], values: Sequence[Any]) -> RunConfig:
@@ -163,10 +134,10 @@ def _wire_watch(stage: Stage, watch: Watch) -> None:
     for event in (gr.Timer(EVERY).tick, stage.place.change):
         event(look, [stage.place, shown], [shown, *watch.outputs()], **LIVELY)
     watch.picker.input(
-        lambda name, place: replace(place, run=name, view="train", rollout="", tok=None),
+        lambda name, place: replace(place, run=name, rollout="", tok=None),
         [watch.picker, stage.place],
         stage.place,
-        **TOLD,
+        **PLACED,
     )
 
     def halt(place: Link) -> None:
