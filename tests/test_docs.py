@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from tests.documents import METHODS, ROOT, anchor, broken_links, pages
 from workbench import __main__ as catalogue
+from workbench.inspector.page.static import page_of
 from workbench.recipes import ALL
 
 
@@ -62,3 +66,11 @@ def test_a_wrong_name_is_answered(capsys):
     assert "error: no recipe 'opsdd'. Did you mean 'opsd'?" in capsys.readouterr().err
     assert catalogue.main(["--tabel"]) == 2
     assert "error: unrecognized arguments: --tabel" in capsys.readouterr().err
+
+
+def test_the_example_page_is_what_its_numbers_make_now():
+    """Its script, style and policy are those of the package: a page of an older view would show what is gone."""
+    stored = (ROOT / "docs" / "example-rollout.html").read_text(encoding="ascii")
+    documents = [json.loads(data) for data in re.findall(r'<script type="application/json">(.*?)</script>', stored)]
+    assert [len(one["value"]["text"]) > 10 for one in documents] == [True]
+    assert page_of(documents) == stored

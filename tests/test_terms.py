@@ -38,6 +38,8 @@ def test_estimators_have_the_gradients_they_are_named_by() -> None:
     assert mean_gradient(SampledKL(estimator="k3")) == pytest.approx(FORWARD, abs=1e-9)
     with pytest.raises(RecipeError, match="gradient zero on average"):
         SampledKL(estimator="k1")
+    with pytest.raises(RecipeError, match=r"Write SampledKL\(estimator='k3'\)"):
+        SampledKL("k3")
 
 
 def test_k1_as_a_loss_teaches_nothing_when_its_draws_are_constants() -> None:

@@ -190,6 +190,11 @@ class SampledKL(_Sampled):
 
     def __post_init__(self) -> None:
         """Refuse what cannot teach. Raises RecipeError."""
+        if isinstance(self.coef, str):
+            raise RecipeError(
+                f"SampledKL({self.coef!r}): the first argument is the coefficient, a number. "
+                f"Write SampledKL(estimator={self.coef!r})."
+            )
         if self.estimator not in ("k2", "k3"):
             raise RecipeError(
                 f"SampledKL(estimator={self.estimator!r}): as a loss k1 has gradient zero on average, and no other "
