@@ -269,7 +269,7 @@ def test_exports_are_saved_by_the_browser(live):
     page = live()
     roll(page)
     page.get_by_role("tab", name="Export", exact=True).click()
-    for kind, begins in (("html", b"<!doctype html>"), ("csv", b"run,rollout"), ("json", b"{")):
+    for kind, begins in (("html", b"<!doctype html>"), ("csv", b"run,rollout"), ("json", b'[{"value":')):
         with page.expect_download() as saved:
             page.locator(f"#live-save-{kind}").click()
         file = saved.value
