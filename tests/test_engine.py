@@ -117,10 +117,10 @@ def test_draw_inverts_the_distribution_it_says() -> None:
 
 def test_uniforms_are_each_requests_own() -> None:
     a, b = requests(k=2)[:2]
-    assert (uniforms(a, 5) == uniforms(a, 5)).all()
-    assert (uniforms(a, 5) == uniforms(a, 9)[:5]).all(), "a longer cap only adds draws"
-    assert (uniforms(a, 5) != uniforms(b, 5)).any()
-    assert (uniforms(a, 5) != uniforms(replace(a, author="teacher"), 5)).any()
+    assert (uniforms(a.key, 5) == uniforms(a.key, 5)).all()
+    assert (uniforms(a.key, 5) == uniforms(a.key, 9)[:5]).all(), "a longer cap only adds draws"
+    assert (uniforms(a.key, 5) != uniforms(b.key, 5)).any()
+    assert (uniforms(a.key, 5) != uniforms(replace(a, author="teacher").key, 5)).any()
 
 
 def nudge(engine, times: int = 1) -> None:

@@ -83,7 +83,7 @@ class Step:
         self.engine.settings = replace(self.engine.settings, micro_tokens=micro)
         signals = learn(self.recipe, self.engine, some, counts, Course(Phases()))
         grads = {n: p.grad.clone() for n, p in self.engine.parameters().items() if p.grad is not None}
-        self.engine.forget_gradients()
+        self.engine.updates.forget()
         return sum(float((s.values.double() * s.weights.double()).sum()) for s in signals), grads
 
     def planned(self, micro: int = 10_000) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from tests.conftest import TEMPLATE, build_tiny
 from verifiers import Verdict
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import load
+from workbench.engine.mixing import decode_mixed
 from workbench.engine.roles import Cast
-from workbench.engine.sampling import Row, uniforms
+from workbench.engine.sampling import Row
 from workbench.engine.teachers import Beside, Local, Place
 from workbench.parts.contexts import question, question_boxed
 from workbench.parts.plans import ReverseKLToGo
@@ -25,7 +27,7 @@ from workbench.parts.terms import PolicyGradient
 from workbench.parts.writers import Desk, OnPolicy, TokenMixture
 from workbench.recipe import Optimizer
 from workbench.recipes import ALL
-from workbench.records import Case, Problem, Request, Rollout, Sampling, TokenStats
+from workbench.records import Case, Problem, Request, Rollout, Sampling, TokenStats, Wanted
 from workbench.train.step import State, train_step
 
 PROBLEMS = [Problem(f"p{i}", "What is " + "1 + " * i + "2?", str(i + 2), "so " * i + f"{i + 2}") for i in range(4)]
@@ -107,10 +109,9 @@ def test_the_whole_share_is_the_teacher_with_the_students_draws(engines, teacher
     for r in mixed:
         request = Request(r.problem, question, "student", r.index, (0, 3))
         prompt = engine.prompt(question_boxed, Case(r.problem), "teacher").ids
-        rows.append(Row(prompt, uniforms(request, SAMPLING.max_new_tokens)))
-    for row in rows:
-        engine._write("teacher", [row], SAMPLING, lambda: False)
-    assert [r.tokens for r in mixed] == [tuple(row.tokens) for row in rows]
+        wanted = Wanted(prompt, request.key)
+        rows += engine.generators["teacher"].generate([wanted], SAMPLING, engine.stop_ids)
+    assert [r.tokens for r in mixed] == [row.tokens for row in rows]
     assert {r.author for r in mixed} == {"student"}
     assert [r.tokens for r in mixed] != [r.tokens for r in written(engine, OnPolicy(2))]
 
@@ -143,7 +144,8 @@ def test_every_first_token_is_drawn_as_often_as_it_is_likely(engines, teacher) -
         row = Row(engine.prompt(question, Case(problem)).ids, np.array([u]))
         row.share, row.guide = share, Row(engine.prompt(question_boxed, Case(problem), "teacher").ids, row.draws)
         rows.append(row)
-    engine._write("student", rows, replace(SAMPLING, max_new_tokens=1), lambda: False)
+    voices = partial(engine.voice, "student"), engine._beside
+    decode_mixed(*voices, rows, replace(SAMPLING, max_new_tokens=1), engine.stop_ids, lambda: False)
     assert [row.tokens for row in rows] == [[i] for i in range(v)]
     assert rows[engine.end_of_turn].stop == "stop"
     behaviour = torch.tensor([row.logprobs[0] for row in rows], dtype=torch.float64)

@@ -216,7 +216,7 @@ def test_the_end_is_learnt_though_padding_has_its_id(tiny) -> None:
     assert bool((signal.values[0, at_end] > 0).all())
     loss.backward()
     row = engine.head("student").weight.grad[engine.end_of_turn].clone()
-    engine.forget_gradients()
+    engine.updates.forget()
     without = [replace(r, tokens=r.tokens[:-1]) for r in rollouts]
     objective_of(engine, chosen, without)[0].backward()
     assert not torch.allclose(engine.head("student").weight.grad[engine.end_of_turn], row, atol=1e-3)

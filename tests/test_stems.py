@@ -32,7 +32,7 @@ def asked(groups: tuple[int, ...], seed: int = 0):
 
 def scored(engine, monkeypatch, way: Sharing, prompts, completions):
     monkeypatch.setattr(scoring, "cheapest", lambda *_: way)
-    engine.forget_gradients()
+    engine.updates.forget()
     hidden = engine.score("student", prompts, completions)
     (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=hidden.dtype).view(hidden.shape)).sum().backward()
     return hidden.detach(), {k: p.grad.clone() for k, p in engine.parameters().items() if p.grad is not None}

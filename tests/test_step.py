@@ -63,7 +63,7 @@ def gradient(engine, chosen: Recipe, groups, micro_tokens: int = 10_000, order: 
     kept = planned(chosen, engine, entries(engine, chosen, groups[::order]))
     signals = learn(chosen, engine, kept, Denominators.of(chosen, kept), Course(Phases()))
     grads = {n: p.grad.clone() for n, p in engine.parameters().items() if p.grad is not None}
-    engine.forget_gradients()
+    engine.updates.forget()
     total = sum(float((s.values.double() * s.weights.double()).sum()) for s in signals)
     return total, grads
 
@@ -326,7 +326,7 @@ def test_scoring_without_gradients_keeps_no_graph(tiny) -> None:
 
 
 def test_cpu_memory_that_really_runs_out_is_recognised() -> None:
-    from workbench.engine.engine import out_of_memory
+    from workbench.engine.modes import out_of_memory
 
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**52, dtype=torch.uint8)

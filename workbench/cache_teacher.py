@@ -164,7 +164,7 @@ def _entries(engine: Engine, planned: Plan, config: RunConfig, asked: argparse.N
 
 def _written(engine: Engine, planned: Plan, config: RunConfig) -> list[Rollout]:
     """The data set's solutions and what the teacher writes now, as the recipe's authors are."""
-    from workbench.engine.engine import never
+    from workbench.engine.generating import never
     from workbench.parts.writers import ByTeacher, Desk, FromDataset
 
     recipe = planned.recipe

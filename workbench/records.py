@@ -5,7 +5,8 @@ Units and shapes stand in the field docstrings. Axes: n completion tokens, v voc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
@@ -142,13 +143,19 @@ class Request:
     """Above 0 every token is drawn from a mixture with the teacher, who reads `teacher_context`."""
     teacher_context: Context | None = None
 
+    @property
+    def key(self) -> bytes:
+        """32 bytes that decide every random draw of this completion, and nothing else does."""
+        text = f"{self.seed}/{self.problem.id}/{self.author}/{self.index}"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
 
 Told = Callable[[Rollout], None]
 """Somebody who is told of a rollout as soon as it is finished."""
 
 
-class Generator(Protocol):
-    """Something that writes completions: the engine, or a server behind the same door."""
+class Completer(Protocol):
+    """Something that turns requests into rollouts: the engine, whoever writes for it."""
 
     def generate(
         self,
@@ -165,6 +172,58 @@ class Generator(Protocol):
 
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:
         """Each problem's own solution as a rollout of the data set, cut at `sampling.max_new_tokens`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One completion as token ids: templates and tokenizers stay on our side, no text crosses."""
+
+    prompt: tuple[int, ...]
+    key: bytes
+    """32 bytes that decide its random draws (`Request.key`): neither batch nor replica does."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was written behind one prompt."""
+
+    tokens: tuple[int, ...]
+    """Completion only; the end token is included where there was one."""
+    logprobs: tuple[float, ...]
+    """Nats, one a token, under the temperature-scaled distribution before top-p or top-k cut it."""
+    stop: StopReason
+    versions: tuple[int, int]
+    """Oldest and newest weights that wrote a token of it."""
+
+
+class Generator(Protocol):
+    """Whose weights write: a module of this process, or servers that are sent the weights."""
+
+    version: int
+    """Optimizer steps the weights that write have seen."""
+
+    def generate(
+        self,
+        wanted: Sequence[Wanted],
+        sampling: Sampling,
+        ends: frozenset[int],
+        stopped: Callable[[], bool] = ...,
+        wrote: Callable[[int, Sample], None] = ...,
+    ) -> list[Sample]:
+        """One sample for each wanted, in the order asked; any id of `ends` ends one.
+
+        `wrote` is told the place and the sample of those that are finished while others are still to be written.
+        When `stopped()` turns true every unfinished sample ends as `cancelled`.
+        """
+        ...
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Returns when everything that writes serves `version`, or raises. `weights` yields (HF name, whole tensor)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held."""
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,20 +13,34 @@ import torch
 from torch import Tensor
 
 from workbench.divergence import Head, Scored
+from workbench.engine.generating import HfGenerator, ignore, in_batches, never
 from workbench.engine.heads import base_model, decoder, head_of
 from workbench.engine.loading import Loaded
 from workbench.engine.mixing import decode_mixed
-from workbench.engine.modes import can_fuse, evaluating, out_of_memory, without_dropout
+from workbench.engine.modes import evaluating, without_dropout
+from workbench.engine.optimizing import Updates
 from workbench.engine.rendering import Rendered
 from workbench.engine.roles import Cast, TeacherWeights, with_lora
-from workbench.engine.sampling import Row, decode, uniforms
+from workbench.engine.sampling import Row, uniforms
 from workbench.engine.scoring import states
 from workbench.engine.speakers import Speaker, own_end
 from workbench.engine.texts import Pen
 from workbench.engine.vocabularies import sliced
-from workbench.errors import ResourceError, TrainingError
 from workbench.recipe import Optimizer
-from workbench.records import Author, Case, Context, Refresh, Request, Role, Rollout, Sampling, Told
+from workbench.records import (
+    Author,
+    Case,
+    Context,
+    Generator,
+    Refresh,
+    Request,
+    Role,
+    Rollout,
+    Sample,
+    Sampling,
+    Told,
+    Wanted,
+)
 
 if TYPE_CHECKING:
     from workbench.engine.teachers import External, Teaching
@@ -43,15 +56,6 @@ class EngineSettings:
     micro_tokens: int = 2048
     """Padded tokens of one forward and backward pass."""
     activation_checkpointing: bool = False
-
-
-def never() -> bool:
-    """The default answer to `stopped()`."""
-    return False
-
-
-def ignore(*_: object) -> None:
-    """Who is told when nobody asked to be."""
 
 
 class Engine:
@@ -86,8 +90,11 @@ class Engine:
         weights = self.cast.weights(self.student, refresh, adapter is not None)
         self.teacher: TeacherWeights = weights["teacher"]
         self.reference = weights.get("reference")
-        self._adamw: torch.optim.AdamW | None = None
-        self.skipped_updates = 0
+        self.updates = Updates(self.student)
+        writes: tuple[Role, ...] = ("student", "teacher")
+        self.generators: dict[Role, Generator] = {
+            role: HfGenerator(partial(self.voice, role), settings.decode_rows) for role in writes
+        }
         self.initial_fingerprint = ""
         """sha256 of the initial weights; filled by whoever first needs it, before the first update."""
 
@@ -140,61 +147,44 @@ class Engine:
         self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool], wrote: Told
     ) -> list[Rollout]:
         role: Role = "teacher" if author == "teacher" else "student"
-        draws = sampling.max_new_tokens if sampling.temperature > 0 else 0
-        rows = [Row(self.prompt(r.context, Case(r.problem), role).ids, uniforms(r, draws)) for r in requests]
-        for row, r in zip(rows, requests, strict=True):
-            if r.teacher_share > 0.0 and r.teacher_context is not None:
-                guide = self.prompt(r.teacher_context, Case(r.problem), "teacher").ids
-                row.share, row.guide = r.teacher_share, Row(guide, row.draws)
-        asked, made = {id(row): request for row, request in zip(rows, requests, strict=True)}, dict[int, Rollout]()
+        prompts = [self.prompt(r.context, Case(r.problem), role).ids for r in requests]
+        wanted = [Wanted(prompt, r.key) for prompt, r in zip(prompts, requests, strict=True)]
 
-        def finished(batch: Sequence[Row], more: bool) -> None:
-            for row in batch:
-                made[id(row)] = self._rollout(row, asked[id(row)], role)
-                if more:
-                    wrote(made[id(row)])
+        def told(place: int, sample: Sample) -> None:
+            made[place] = self._rollout(sample, requests[place], role)
+            wrote(made[place])
 
-        self._write(role, sorted(rows, key=lambda row: len(row.prompt)), sampling, stopped, finished)
-        return [made[id(row)] for row in rows]
-
-    def _write(
-        self,
-        role: Role,
-        rows: list[Row],
-        sampling: Sampling,
-        stopped: Callable[[], bool],
-        finished: Callable[[Sequence[Row], bool], None] = ignore,
-    ) -> None:
-        """Decode side by side as many as fit; fewer when memory runs out, with the same result."""
-        n, start = self.settings.decode_rows, 0
-        while start < len(rows):
-            batch = rows[start : start + n]
-            try:
-                self._decode(role, batch, sampling, stopped)
-            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if n == 1:
-                    raise ResourceError(
-                        f"a completion of {sampling.max_new_tokens} tokens behind {len(batch[0].prompt)} does not fit "
-                        "in memory. One row was tried alone. Use a smaller --max-new-tokens or --eval-tokens."
-                    ) from error
-                n = max(1, n // 2)
-                for row in batch:
-                    row.restart()
-                continue
-            start += n
-            finished(batch, start < len(rows))
-
-    def _decode(self, role: Role, rows: list[Row], sampling: Sampling, stopped: Callable[[], bool]) -> None:
+        made = dict[int, Rollout]()
         # Either end token ends: in the student's eyes nothing could follow its own.
         ends = self.stop_ids | self.speaker(role).stop_ids
-        if rows[0].guide is not None:
-            ends |= self.speaker("teacher").stop_ids
-            decode_mixed(partial(self.voice, "student"), self._beside, rows, sampling, ends, stopped)
-            return
-        with self.voice(role) as (module, head):
-            decode(module, head, rows, sampling, ends, stopped)
+        if any(r.teacher_share > 0.0 for r in requests):
+            samples = self._mixed(requests, wanted, sampling, stopped)
+        else:
+            samples = self.generators[role].generate(wanted, sampling, ends, stopped, told)
+        rest = enumerate(zip(samples, requests, strict=True))
+        return [made[i] if i in made else self._rollout(sample, request, role) for i, (sample, request) in rest]
+
+    def _mixed(
+        self,
+        requests: Sequence[Request],
+        wanted: Sequence[Wanted],
+        sampling: Sampling,
+        stopped: Callable[[], bool],
+    ) -> list[Sample]:
+        """Every token from a mixture of both roles, each behind its own prompt."""
+        rows = [Row(w.prompt, uniforms(w.key, sampling.max_new_tokens)) for w in wanted]
+        for row, r in zip(rows, requests, strict=True):
+            assert r.teacher_context is not None, "a mixture names what the teacher sees"
+            guide = self.prompt(r.teacher_context, Case(r.problem), "teacher").ids
+            row.share, row.guide = r.teacher_share, Row(guide, row.draws)
+        ends = self.stop_ids | self.speaker("teacher").stop_ids
+        voices = partial(self.voice, "student"), self._beside
+
+        def write(batch: list[Row]) -> None:
+            decode_mixed(*voices, batch, sampling, ends, stopped)
+
+        in_batches(sorted(rows, key=lambda row: len(row.prompt)), self.settings.decode_rows, write)
+        return [row.sample(self.weights_version) for row in rows]
 
     @contextlib.contextmanager
     def voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
@@ -209,16 +199,16 @@ class Engine:
             outside = self.outsiders["teacher"].head if "teacher" in self.outsiders else None
             yield module, own if outside is None else outside
 
-    def _rollout(self, row: Row, request: Request, role: Role) -> Rollout:
-        row.tokens = own_end(row.tokens, self.speaker(role), self.speaker("student"))
+    def _rollout(self, sample: Sample, request: Request, role: Role) -> Rollout:
+        tokens = own_end(sample.tokens, self.speaker(role), self.speaker("student"))
         return Rollout(
             problem=request.problem,
             author=request.author,
-            tokens=tuple(row.tokens),
-            text=self.decoded(row.tokens),
-            logprobs=tuple(row.logprobs),
-            stop=row.stop,
-            weights_version=self.weights_version,
+            tokens=tuple(tokens),
+            text=self.decoded(tokens),
+            logprobs=sample.logprobs,
+            stop=sample.stop,
+            weights_version=sample.versions[0],
             index=request.index,
         )
 
@@ -292,48 +282,22 @@ class Engine:
 
     def parameters(self) -> dict[str, Tensor]:
         """What trains, by name; a tied weight stands once."""
-        return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
-
-    def adamw(self, optimizer: Optimizer) -> torch.optim.AdamW:
-        """The optimizer, made when it is first needed."""
-        if self._adamw is None:
-            trained = list(self.parameters().values())
-            self._adamw = torch.optim.AdamW(
-                trained, lr=0.0, weight_decay=optimizer.weight_decay, fused=can_fuse(trained)
-            )
-        return self._adamw
+        return self.updates.parameters()
 
     def update(self, optimizer: Optimizer) -> float:
-        """One AdamW step on the gathered gradients; returns their norm before clipping.
+        """One AdamW step on the gathered gradients, and whoever writes gets the new weights; returns the norm.
 
-        A non-finite norm skips the step, which is counted; three in a row raise TrainingError.
+        Raises TrainingError as `Updates.step`.
         """
-        adamw, named = self.adamw(optimizer), self.parameters()
-        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
-        norm, first = float(total), ""
-        if math.isfinite(norm):
-            assert isinstance(optimizer.lr, (int, float)), "Recipe.at has replaced schedules by numbers"
-            torch.nn.utils.clip_grads_with_norm_(list(named.values()), optimizer.max_grad_norm, total)
-            for group in adamw.param_groups:
-                group["lr"], group["weight_decay"] = float(optimizer.lr), optimizer.weight_decay
-            adamw.step()
-            self.skipped_updates = 0
-        else:
-            self.skipped_updates += 1
-            first = next((n for n, p in named.items() if p.grad is not None and not p.grad.isfinite().all()), "the sum")
-        self.forget_gradients()
-        self.weights_version += 1
-        if self.skipped_updates >= 3:
-            raise TrainingError(
-                f"the gradient was not finite in 3 steps in a row (norm {norm}, first in {first}). "
-                "These steps changed nothing. Lower --lr, or look at the rollouts."
-            )
+        norm = self.updates.step(optimizer)
+        self.serve(self.weights_version + 1)
         return norm
 
-    def forget_gradients(self) -> None:
-        """Drop gathered gradients: before a step, and before a batch is tried again in smaller pieces."""
-        for p in self.parameters().values():
-            p.grad = None
+    def serve(self, version: int) -> None:
+        """Whoever writes takes up the weights of now, which have seen `version` optimizer steps."""
+        self.weights_version = version
+        for generator in self.generators.values():
+            generator.sync(self.parameters().items(), self.weights_version)
 
     def refresh_teacher(self, refresh: Refresh, step: int) -> bool:
         """Move the teacher after optimizer step `step` (from 1) if it is due; says whether it moved."""

@@ -6,7 +6,6 @@ token by inverting the cumulative distribution. Batch composition, padding and r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,17 +18,15 @@ from workbench.divergence import Head
 from workbench.divergence.pair import exp_
 from workbench.engine.packed import Packing
 from workbench.engine.prefill import keep_rows, read
-from workbench.records import Request, Sampling, StopReason
+from workbench.records import Sample, Sampling, StopReason
 
 _NUCLEUS_FIRST = 1024
 """Top-p looks among this many candidates before it sorts a whole row."""
 
 
-def uniforms(request: Request, n: int) -> np.ndarray:
-    """The n numbers in [0, 1) that decide this completion."""
-    key = f"{request.seed}/{request.problem.id}/{request.author}/{request.index}"
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32)).random(n)
+def uniforms(key: bytes, n: int) -> np.ndarray:
+    """The n numbers in [0, 1) that decide a completion: `Request.key` says of which."""
+    return np.random.default_rng(np.frombuffer(key, dtype=np.uint32)).random(n)
 
 
 @dataclass
@@ -45,6 +42,10 @@ class Row:
     """The same completion behind the teacher's prompt, where every token is drawn from a mixture with the teacher."""
     share: float = 0.0
     """The teacher's part of that mixture."""
+
+    def sample(self, version: int) -> Sample:
+        """What was written, by weights that have seen `version` optimizer steps."""
+        return Sample(tuple(self.tokens), tuple(self.logprobs), self.stop, (version, version))
 
     def restart(self) -> None:
         """Forget what was written: the batch it stood in did not fit."""

@@ -6,6 +6,7 @@ prompts: a student's limit or template never reaches it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,7 @@ def exchanged(teacher: Speaker, student: Speaker) -> tuple[int, int] | None:
     return None if teacher.end == student.end else (teacher.end, student.end)
 
 
-def own_end(tokens: list[int], speaker: Speaker, student: Speaker) -> list[int]:
+def own_end(tokens: Sequence[int], speaker: Speaker, student: Speaker) -> Sequence[int]:
     """A completion of `speaker` with the student's end token in place of its own."""
     if tokens and tokens[-1] in speaker.stop_ids - student.stop_ids:
         return [*tokens[:-1], student.end]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verifiers import Verdict
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.engine.speakers import Speaker
 from workbench.engine.teachers import External
 from workbench.inspector.finding import Finding

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from verifiers import Verdict
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.engine.sampling import log_probs
 from workbench.engine.speakers import own_end
 from workbench.errors import InputError
@@ -237,8 +238,8 @@ def _frame(stage: Stage, tale: Tale) -> Seen:
 def _rollout(scene: Scene, stop: StopReason) -> Rollout:
     """As `engine.generate` makes one; what stood already gets the log-probs that its author has for it."""
     tale, engine = scene.tale, scene.engine
-    tokens = [*tale.begun, *scene.row.tokens]
-    tokens = own_end(tokens, engine.speaker(tale.role), engine.speaker("student"))
+    written = [*tale.begun, *scene.row.tokens]
+    tokens = own_end(written, engine.speaker(tale.role), engine.speaker("student"))
     before = _log_probs(engine, tale) if tale.begun else []
     return Rollout(
         problem=tale.request.problem,

@@ -104,7 +104,7 @@ class Scene:
         if tale.prompts[1] is not None and (engine.external is None or not engine.external.recorded):
             self.readers["teacher"] = Reader(engine, "teacher", (*tale.prompts[1], *tale.begun), self.room, student)
         draws = tale.sampling.max_new_tokens if tale.sampling.temperature > 0 else 0
-        self.row = Row((), uniforms(tale.request, draws))
+        self.row = Row((), uniforms(tale.request.key, draws))
         self.ends = engine.stop_ids | engine.speaker(tale.role).stop_ids
         if tale.request.teacher_share:
             self.ends |= engine.speaker("teacher").stop_ids

@@ -1,6 +1,6 @@
 """Who writes (pi_mix): which completions a step learns from.
 
-A writer turns problems into rollouts through a `Generator`; it never scores them. The random draws of a rollout
+A writer turns problems into rollouts through a `Completer`; it never scores them. The random draws of a rollout
 depend on (seed, step, problem id, author, index) alone, so neither batch size nor a resume changes one.
 """
 
@@ -14,14 +14,14 @@ from typing import ClassVar, Literal, Protocol
 from workbench.errors import RecipeError
 from workbench.parts.replay import Replay
 from workbench.parts.schedules import Linear, Scalar
-from workbench.records import Author, Context, Generator, Problem, Request, Rollout, Sampling, Told
+from workbench.records import Author, Completer, Context, Problem, Request, Rollout, Sampling, Told
 
 
 @dataclass(frozen=True)
 class Desk:
     """What a writer works with at one step."""
 
-    generator: Generator
+    generator: Completer
     student: Context
     teacher: Context | None
     sampling: Sampling

@@ -13,7 +13,8 @@ import torch
 import verifiers
 from verifiers import Status, Verdict
 from workbench.divergence import Options, Part, ReverseKL, Scored, fused_loss
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.errors import InputError, JudgingError
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe

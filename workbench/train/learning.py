@@ -26,7 +26,7 @@ def learn(
     """
     budget = engine.settings.micro_tokens
     while True:
-        engine.forget_gradients()
+        engine.updates.forget()
         try:
             return _pass(recipe, engine, micro_batches(kept, budget), counts, course)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -34,7 +34,7 @@ def learn(
                 raise
             longest = max(e.width for e in kept)
             if budget <= longest:
-                engine.forget_gradients()
+                engine.updates.forget()
                 raise ResourceError(
                     f"update: one completion of {longest} tokens does not fit in memory. "
                     "Use --activation-checkpointing, a smaller --max-new-tokens or --adapter lora."
@@ -55,7 +55,7 @@ def _pass(
     signals = []
     for batch in batches:
         if course.stopped():
-            engine.forget_gradients()
+            engine.updates.forget()
             return None
         with course.phases("score"):
             loss, signal = objective(recipe, engine, batch, counts)

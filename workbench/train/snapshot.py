@@ -36,10 +36,10 @@ def save(vault: Vault, engine: Engine, recipe: Recipe, step: int, extra: dict[st
     teacher = engine.teacher.tensors()
     if teacher:
         tensors["teacher"] = {n: t.detach() for n, t in teacher.items()}
-    optimizer, skeleton = pack(engine.adamw(recipe.optimizer).state_dict()["state"])
+    optimizer, skeleton = pack(engine.updates.adamw(recipe.optimizer).state_dict()["state"])
     tensors["optimizer"] = optimizer
     state = {"optimizer": skeleton, "teacher": bool(teacher), "base": base_fingerprint(engine), **extra}
-    state |= {"weights_version": engine.weights_version, "skipped_updates": engine.skipped_updates}
+    state |= {"weights_version": engine.weights_version, "skipped_updates": engine.updates.skipped}
     return checkpoint.save(vault.root, step, tensors, state, config_hash=vault.config_hash, keep=vault.keep)
 
 
@@ -50,12 +50,12 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
     the same adapter.
     """
     restore_weights(engine, saved)
-    adamw = engine.adamw(recipe.optimizer)
+    adamw = engine.updates.adamw(recipe.optimizer)
     state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
     adamw.load_state_dict(
         {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
     )
-    engine.skipped_updates = saved.state["skipped_updates"]
+    engine.updates.skipped = saved.state["skipped_updates"]
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def restore_weights(engine: Engine, saved: Checkpoint) -> None:
         own[name].copy_(value)
     if saved.state["teacher"]:
         engine.teacher.load(saved.tensors("teacher"))
-    engine.weights_version = saved.state["weights_version"]
+    engine.serve(saved.state["weights_version"])
 
 
 def base_fingerprint(engine: Engine) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.parts.gates import Gate
 from workbench.parts.replay import Replay
 from workbench.parts.schedules import Clock, Memory, Seen

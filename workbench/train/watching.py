@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.parts.gates import Gate
 from workbench.recipe import Recipe
 from workbench.records import Judged

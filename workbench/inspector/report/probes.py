@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from verifiers import Verdict
-from workbench.engine.engine import Engine, never
+from workbench.engine.engine import Engine
+from workbench.engine.generating import never
 from workbench.inspector.diagnostics import Generation, TokenRecord, drift, fork_threshold, reliability
 from workbench.inspector.diagnostics.record import by_problem
 from workbench.inspector.pieces import pieces
