@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ import pytest
 from tests.conftest import build_tiny
 from tests.smoke import problems
 from workbench import opsd
+from workbench.screens import children
+from workbench.train.reporting import view
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -106,8 +109,10 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory, model: Path, problem_fil
 def start_app(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., App]]:
     """`start_app(output, *more)` starts another app; all end with the session."""
     started: list[subprocess.Popen[bytes]] = []
+    outputs: set[Path] = set()
 
     def start(output: Path, *more: str) -> App:
+        outputs.add(output)
         said = tmp_path_factory.mktemp("app") / "stderr"
         command = [sys.executable, "app.py", "--port", "0", "--output", str(output), "--model", str(model), *more]
         with open(said, "wb") as err:
@@ -128,6 +133,9 @@ def start_app(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    for run in (path for output in outputs if output.is_dir() for path in output.iterdir()):
+        if children.running(run) and (found := view(run)):  # a test that failed leaves its run at work
+            os.kill(found.status["pid"], signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -21,6 +21,16 @@ COPY = """(query) => {
   history.replaceState(null, "", link);
   if (navigator.clipboard) { navigator.clipboard.writeText(link).catch(() => {}); }
 }"""
+LISTEN = """() => {
+  document.addEventListener("click", (event) => {
+    if (event.isTrusted && event.target.closest("[role=tab]")) { window.opsdChose = true; }
+  }, true);
+}"""
+OPEN = """(view) => {
+  const tab = document.getElementById(`tab-${view}-button`);
+  if (tab && !window.opsdChose) { tab.click(); }
+}"""
+"""Whoever chose a screen while the page's first answer was on its way is not called back from it."""
 THEME = "() => { document.body.classList.toggle('dark'); }"
 
 
@@ -30,6 +40,8 @@ class Header:
 
     copy: gr.Button
     query: gr.Textbox
+    wish: gr.Textbox
+    """The screen that a page would open on."""
 
 
 def header() -> Header:
@@ -39,20 +51,22 @@ def header() -> Header:
         copy = gr.Button("Copy link", size="sm", elem_id="app-copy", scale=0, min_width=96)
         theme = gr.Button("Light / dark", size="sm", elem_id="app-theme", scale=0, min_width=104)
     query = gr.Textbox(visible="hidden", elem_id="app-query", show_label=False)
+    wish = gr.Textbox(visible="hidden", elem_id="app-wish", show_label=False)
     theme.click(None, js=THEME, api_visibility="private")
-    return Header(copy, query)
+    return Header(copy, query, wish)
 
 
 def connect(demo: gr.Blocks, header: Header, stage: Stage) -> None:
     """The events between the header, the address of the page, and the screens."""
 
-    def arrive(place: Link, request: gr.Request) -> tuple[Link, Opening, Any]:
+    def arrive(place: Link, request: gr.Request) -> tuple[Link, Opening, str]:
         link, wish = start(dict(request.query_params), stage)
-        if place.view not in ("", "live"):  # whoever is quicker than the page's first answer is not called back
-            return replace(link, view=place.view), wish, gr.skip()
-        return link, wish, gr.skip() if link.view in ("", "live") else gr.Tabs(selected=link.view)
+        chosen = place.view not in ("", "live")  # before this answer began
+        return replace(link, view=place.view) if chosen else link, wish, "" if chosen else link.view
 
-    demo.load(arrive, stage.place, [stage.place, stage.opened, stage.tabs], **PLACED)
+    demo.load(None, js=LISTEN, api_visibility="private")
+    arrived = demo.load(arrive, stage.place, [stage.place, stage.opened, header.wish], **PLACED)
+    arrived.then(None, header.wish, js=OPEN, api_visibility="private")
     header.copy.click(lambda place: place.query, stage.place, header.query, **LIVELY).then(
         None, header.query, js=COPY, api_visibility="private"
     ).then(_copied, **TOLD)
