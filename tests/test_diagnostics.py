@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from verifiers import Verdict, verify
 from workbench.errors import InputError, UsageError
-from workbench.inspector.diagnostics.alignment import correctness_alignment, heads, marker_pressure, markers
+from workbench.inspector.diagnostics.alignment import (
+    correctness_alignment,
+    heads,
+    marker_pressure,
+    marker_pressure_split,
+    markers,
+)
 from workbench.inspector.diagnostics.answers import (
     answer_positions,
     auroc,
@@ -41,7 +47,7 @@ def record(text, difference, *, problem="p", divergence=None, weight=None, statu
         text=tuple(text),
         student_logp=np.full(n, -1.0),
         teacher_logp=d - 1.0,
-        student_entropy=np.full(n, entropy),
+        student_entropy=np.broadcast_to(entropy, n),
         teacher_entropy=np.full(n, entropy),
         divergence=np.abs(d) if divergence is None else np.array(divergence, dtype=float),
         weight=np.ones(n) if weight is None else np.array(weight, dtype=float),
@@ -206,6 +212,18 @@ def test_marker_pressure_of_the_source():
     assert found.mass.value == pytest.approx(-0.25, abs=EXACT)
     assert (found.elsewhere.value, found.entropy.value, found.tokens) == (0, 0, 1)
     assert markers(["But", " Button", " dog"]).tolist() == [True, True, False]
+
+
+def test_marker_pressure_by_entropy_and_by_verdict():
+    """Two problems, one right and one wrong; the teacher presses only where the student was sure."""
+    text, entropy = [" wait", " dog", " but", " dog"], np.array([0.1, 9.0, 2.0, 9.0])
+    records = [
+        record(text, [-2.0 + more, 7.0, 1.0, 7.0], problem=status, status=status, entropy=entropy)
+        for status, more in (("correct", 0.0), ("wrong", -1.0))
+    ]
+    found = {name: one.value for name, one in marker_pressure_split(records).items()}
+    assert found == pytest.approx({"sure": -2.5, "unsure": 1.0, "right": -0.5, "wrong": -1.0})
+    assert marker_pressure_split([])["sure"].n == 0
 
 
 def test_a_teacher_that_would_rather_end():

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from verifiers.verdict import Status, Verdict
 from workbench.train.intervals import (
+    DRAWS,
     FEWEST,
     Arm,
     Difference,
@@ -28,9 +30,10 @@ from workbench.train.intervals import (
     paired_bootstrap,
     pass_at_k,
     problem_means,
-    verdict_line,
     wilson,
 )
+from workbench.train.outcome import verdict_line
+from workbench.train.significance import bootstrap_p, corrected, holm, t_quantile, welch
 
 COUNTS = st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 
@@ -325,3 +328,52 @@ def test_the_verdict_is_what_the_intervals_allow(
     for phrase in phrases:
         assert phrase in outcome.line
     assert "\n" not in outcome.line
+
+
+# Significance
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.randoms())
+def test_holm_is_the_step_down_of_its_definition(ps, chance):
+    order = list(range(len(ps)))
+    chance.shuffle(order)
+    found = holm(ps)
+    assert holm([ps[i] for i in order]) == [found[i] for i in order], "the order asked in says nothing"
+    smallest = sorted(ps)
+    for p, q in zip(ps, found, strict=True):
+        expected = max(min(1.0, (len(ps) - i) * x) for i, x in enumerate(smallest) if x <= p)
+        assert q == expected >= p
+    assert holm([math.nan, *ps])[1:] == found, "what was not asked does not count"
+
+
+def test_holm_of_a_textbook():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(*[st.lists(st.integers(-99, 99).map(lambda x: x / 10), min_size=2, max_size=6, unique=True)] * 2)
+def test_welch_is_scipys(before, after):
+    found = welch(before, after)
+    low, high = stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6, abs=1e-9)
+    assert welch(before[:1], after).low == -math.inf
+
+
+def test_t_quantile_of_the_tables():
+    assert [t_quantile(0.975, n) for n in (1, 4, 30)] == pytest.approx([12.706204736, 2.776445105, 2.042272456])
+
+
+def test_p_is_twice_the_smaller_tail_and_never_zero():
+    n = 12
+    zero, one = ({str(i): [float(x)] for i in range(n)} for x in (0, 1))
+    assert bootstrap_p(zero, one) == bootstrap_p(one, zero) == 1 / DRAWS
+    assert bootstrap_p(one, one) == 1.0
+    half = {str(i): [float(i % 2)] for i in range(n)}
+    assert 0.9 < bootstrap_p({k: [0.5] for k in half}, half) <= 1.0
+    assert math.isnan(bootstrap_p({"a": [0.0]}, {"a": [1.0]}))
+
+
+def test_corrections_stay_within_a_figure():
+    estimate = Estimate(0.1, 0.0, 0.2, 9)
+    asked = [("accuracy", 0.01), ("tokens", None), ("accuracy", 0.02), ("other", 0.5)]
+    found = corrected([Difference("x", figure, estimate, p=p) for figure, p in asked])
+    assert [d.p for d in found] == [0.02, None, 0.02, 0.5]

@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from workbench.text import printable
 from workbench.train.evaluate import Answer, ArmResult, Asked, Evaluation, tests_digest
 from workbench.train.intervals import Difference, arms_dict, arms_table, paired_bootstrap
 from workbench.train.run_directory import read_jsonl
+from workbench.train.significance import bootstrap_p, corrected, welch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,17 +47,22 @@ def _main(argv: Sequence[str]) -> int:
             tests |= tests_of(Path(target), found, asked.sandbox)
         label = f"{Path(target).name}: " if len(asked.target) > 1 and not asked.pool else ""
         results += [replace(arm, name=f"{label}{arm.name}") for arm in found if not only or arm.name in only]
+    seeds = between_seeds(results) if asked.pool else []
     results = pooled(results) if asked.pool else results
     if not results:
         raise UsageError(f"--only {asked.only}: no arm is called that. Runs have before, teacher's view, after.")
     results, beside = judged_by(results, profiles, tests)
     differences = differences_of(results)
     arms = [result.arm for result in results]
-    data = arms_dict(arms, differences) | {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
+    data = arms_dict(arms, differences) | {"between_seeds": [asdict(d) for d in seeds]}
+    data |= {"pass_at": {r.name: passes(r) for r in results if passes(r)}}
     data |= {"verifiers": beside} if beside else {}
     if asked.out:
         write(Path(asked.out), results, data)
     print(json.dumps(data, indent=1) if asked.json else arms_table(arms, differences))
+    for d in [] if asked.json else seeds:
+        words = f"{d.estimate.text(signed=True)} (Welch, {d.estimate.n} seeds)"
+        print(f"between seeds  {printable(d.name)}, accuracy {words}")
     for name, values in {} if asked.json else data["pass_at"].items():
         print(f"{printable(name)}  " + "  ".join(f"pass@{k} {value:.3f}" for k, value in values.items()))
     if beside and not asked.json:
@@ -236,6 +242,15 @@ def pooled(results: Sequence[ArmResult]) -> list[ArmResult]:
     return [ArmResult(name, tuple(a for r in results if r.name == name for a in r.answers)) for name in names]
 
 
+def between_seeds(results: Sequence[ArmResult]) -> list[Difference]:
+    """Each arm's accuracy against the first arm's, over runs: whether other seeds would say the same."""
+    runs: dict[str, list[float]] = {}
+    for result in results:
+        runs.setdefault(result.name, []).append(result.arm.accuracy.value)
+    (first, before), *others = runs.items()
+    return [Difference(f"{name} - {first}", "accuracy", welch(before, after)) for name, after in others]
+
+
 def passes(result: ArmResult) -> dict[str, float]:
     """pass@k where a problem has several completions."""
     most = max((len(v) for v in result.scores.values()), default=1)
@@ -255,13 +270,14 @@ def differences_of(results: Sequence[ArmResult]) -> list[Difference]:
     pairs = [(other, results[0]) for other in results[1:]]
     ends = [result for result in results if result.name.endswith("after")]
     pairs += [(other, ends[0]) for other in ends[1:]]
+    pairs = [(other, first) for other, first in pairs if other.scores.keys() == first.scores.keys()]
     out = []
     for other, first in pairs:
-        if other.scores.keys() == first.scores.keys():
-            name = f"{other.name} - {first.name}"
-            out.append(Difference(name, "accuracy", paired_bootstrap(first.scores, other.scores)))
-            out.append(Difference(name, "tokens", paired_bootstrap(first.tokens, other.tokens)))
-    return out
+        name = f"{other.name} - {first.name}"
+        p = bootstrap_p(first.scores, other.scores) if len(pairs) > 1 else None
+        out.append(Difference(name, "accuracy", paired_bootstrap(first.scores, other.scores), p=p))
+        out.append(Difference(name, "tokens", paired_bootstrap(first.tokens, other.tokens)))
+    return corrected(out)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from workbench.train.intervals import (
     arms_table,
     bootstrap_mean,
     paired_bootstrap,
-    verdict_line,
 )
+from workbench.train.outcome import verdict_line
 from workbench.train.report import words
 
 

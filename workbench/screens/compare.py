@@ -100,7 +100,7 @@ def build(stage: Stage) -> None:
     outputs = [held, status, left.tokens, right.tokens, totals, clock, go, stop]
     ready = go.click(announce, fields, [status, clock, go, stop], **TOLD)
     work = ready.success(compare, [held, *fields], outputs, **WORK)
-    stop.click(halt, None, [status, clock, go, stop], cancels=[work], **LIVELY)
+    stop.click(halted, None, clock, cancels=[work], **LIVELY).then(halt, None, [status, go, stop], **TOLD)
     clock.tick(still_waiting, None, status, **LIVELY)
     for picked in (left.model.input, left.recipe.input):
         picked(problems, fields, problem, **TOLD)
@@ -145,9 +145,9 @@ def announce(request: gr.Request, *values: Any) -> list[Any]:
     return [status, timer, *buttons(True)]
 
 
-def halt(request: gr.Request) -> list[Any]:
-    """Stop."""
-    return [shown([said("Stopped. What was written stays.")]), halted(request), *buttons(False)]
+def halt() -> list[Any]:
+    """What is said after a Stop."""
+    return [shown([said("Stopped. What was written stays.")]), *buttons(False)]
 
 
 def buttons(now: bool) -> list[Any]:

@@ -114,9 +114,9 @@ def still_waiting(request: gr.Request) -> Any:
     return shown([said(waiting, "busy")]) if waiting else gr.skip()
 
 
-def halt(request: gr.Request, seat: Seat) -> list[Any]:
-    """Stop this page's work, and show what was written."""
-    return [*settled(seat), halted(request), *running(False)]
+def halt(seat: Seat) -> list[Any]:
+    """What was written, after a Stop."""
+    return [*settled(seat), *running(False)]
 
 
 def halted(request: gr.Request) -> Any:
@@ -246,7 +246,9 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     fields.go.click(None, js=FOCUS, api_visibility="private")
     asked = screen.tokens.branch(wished, screen.author, wish, **TOLD).success(announce, fields.all, told, **TOLD)
     events.append(asked.success(branch, [screen.seat, wish, *fields.all], everything, **WORK))
-    fields.stop.click(halt, screen.seat, [*screen.views, screen.clock, *buttons], cancels=events, **LIVELY)
+    # The model is free at once; the page is told through the queue, behind whatever frame is still on its way.
+    stopping = fields.stop.click(halted, None, screen.clock, cancels=events, **LIVELY)
+    stopping.then(halt, screen.seat, [*screen.views, *buttons], **TOLD)
     screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
     screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **TOLD)
     saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), TOLD)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,13 @@ def paired_bootstrap(before: Scores, after: Scores, *, seed: int = 0, draws: int
     return _interval(lambda rows: change[rows].mean(-1), len(change), seed, draws, unit)
 
 
+def paired_draws(before: Scores, after: Scores, *, seed: int = 0, draws: int = DRAWS) -> NDArray[np.float64] | None:
+    """The resampled means behind `paired_bootstrap`; None below two problems."""
+    old, new = _paired(before, after)
+    change = new - old
+    return None if len(change) < 2 else _draws(lambda rows: change[rows].mean(-1), len(change), seed, draws)
+
+
 def bootstrap_ratio(
     numerator: Scores, denominator: Scores, *, seed: int = 0, draws: int = DRAWS, unit: str = ""
 ) -> Estimate:
@@ -163,12 +170,18 @@ def _interval(
     value = float(statistic(np.arange(n)))
     if n == 1:
         return Estimate(value, -math.inf, math.inf, 1, unit)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(_draws(statistic, n, seed, draws), [tail, 100 - tail])
+    return Estimate(value, float(low), float(high), n, unit)
+
+
+def _draws(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], n: int, seed: int, draws: int
+) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // n)  # bounds the index array
     parts = [statistic(generator.integers(0, n, (min(block, draws - start), n))) for start in range(0, draws, block)]
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.concatenate(parts), [tail, 100 - tail])
-    return Estimate(value, float(low), float(high), n, unit)
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -241,6 +254,8 @@ class Difference:
     """`accuracy`, `tokens`, `held-out forward KL`."""
     estimate: Estimate
     reference: float = 0.0
+    p: float | None = None
+    """Two-sided, corrected for the other differences of its figure; None where one alone was asked."""
 
     @property
     def clear(self) -> bool:
@@ -264,6 +279,7 @@ def arms_table(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> s
             digits = 1 if abs(d.estimate.value) >= 10 else 3
             number = d.estimate.text(digits, signed=d.reference == 0)
             verdict = "clear of noise" if d.clear else "within noise"
+            verdict += "" if d.p is None else f", p {d.p:.2g} among all"
             pairs.append((printable(d.name), printable(d.figure), number, str(d.estimate.n), verdict))
         text += "\n\n" + aligned(pairs)
     return text
@@ -275,62 +291,6 @@ def arms_dict(arms: Sequence[Arm], differences: Sequence[Difference] = ()) -> di
         "arms": [asdict(arm) for arm in arms],
         "differences": [asdict(d) | {"clear": d.clear} for d in differences],
     }
-
-
-Word = Literal["moved", "did not move", "got worse"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run did to its student, in one word and in one line."""
-
-    word: Word
-    line: str
-
-
-def verdict_line(
-    accuracy: Estimate | None = None,
-    tokens: Estimate | None = None,
-    divergence: Estimate | None = None,
-    *,
-    divergence_name: str = "held-out divergence",
-) -> Outcome:
-    """Judge paired differences after - before. Only what is clear of noise counts as movement.
-
-    A clear loss of accuracy is worse whatever else moved; so is a clear move away from the teacher that bought no
-    accuracy. Fewer tokens are neither good nor bad by themselves.
-    """
-    right, away = _direction(accuracy), _direction(divergence)
-    length = _direction(tokens)
-    clauses = [
-        {1: "answers more problems right", -1: "answers fewer problems right"}.get(right, ""),
-        {1: "moved away from the teacher", -1: "moved towards the teacher"}.get(away, ""),
-        {1: "writes longer completions", -1: "writes shorter completions"}.get(length, ""),
-    ]
-    said = " and ".join(clause for clause in clauses if clause)
-    worse = right < 0 or (away > 0 and right <= 0)
-    word: Word = "got worse" if worse else "moved" if said else "did not move"
-    details = [
-        _detail("accuracy", accuracy, 2),
-        _detail(printable(divergence_name), divergence, 3),
-        _detail("tokens", tokens, 0),
-    ]
-    line = f"{word}: the student {said or 'shows no change that can be told from noise'}"
-    return Outcome(word, "; ".join([line, *(detail for detail in details if detail)]))
-
-
-def _direction(change: Estimate | None) -> int:
-    return 0 if change is None or not change.clear_of_zero else 1 if change.value > 0 else -1
-
-
-def _detail(name: str, change: Estimate | None, digits: int) -> str:
-    if change is None or math.isnan(change.value):
-        return ""
-    if change.clear_of_zero:
-        sure = "clear of zero"
-    else:
-        sure = "within noise" if change.n >= FEWEST else f"too few problems to tell (needs {FEWEST})"
-    return f"{name} {change.text(digits, signed=True)}, {sure} ({change.n} problems)"
 
 
 def _unitless(estimate: Estimate) -> Estimate:

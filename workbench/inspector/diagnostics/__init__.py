@@ -6,7 +6,14 @@ one problem, are no independent evidence.
 
 from __future__ import annotations
 
-from workbench.inspector.diagnostics.alignment import MARKERS, correctness_alignment, heads, marker_pressure, markers
+from workbench.inspector.diagnostics.alignment import (
+    MARKERS,
+    correctness_alignment,
+    heads,
+    marker_pressure,
+    marker_pressure_split,
+    markers,
+)
 from workbench.inspector.diagnostics.answers import auroc, gate_open, noise_rate, open_probability, reliability
 from workbench.inspector.diagnostics.budgets import (
     Generation,
@@ -30,6 +37,7 @@ __all__ = [
     "concentration_of", "contrast", "contrast_by_class", "correctness_alignment", "distinct_answers",
     "distinct_solutions", "divergence_by_class", "diversity", "drift", "fork_threshold", "gain_line", "gate_open",
     "heads",
-    "leakage", "marker_pressure", "markers", "mentions", "noise_rate", "open_probability", "overlap",
+    "leakage", "marker_pressure", "marker_pressure_split", "markers", "mentions", "noise_rate",
+    "open_probability", "overlap",
     "relative_change", "reliability", "score_steps", "true_thinking_score",
 ]  # fmt: skip

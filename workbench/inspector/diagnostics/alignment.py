@@ -85,6 +85,29 @@ def marker_pressure(records: Sequence[TokenRecord], *, seed: int = 0) -> Pressur
     )
 
 
+def marker_pressure_split(records: Sequence[TokenRecord], *, seed: int = 0) -> dict[str, Estimate]:
+    """The signed log-ratio at markers by the student's entropy there (median of all markers) and by the verdict.
+
+    Keys `unsure` (entropy above the median), `sure`, `right`, `wrong`; nats a token, problems resampled. A teacher
+    that presses on second thoughts only where the student was sure, or only in wrong completions, is another teacher
+    than one that presses everywhere. Source: arXiv:2609.20612, marker pressure.
+    """
+    at = [markers(r.text) & r.counted for r in records]
+    entropies = np.concatenate([r.student_entropy[mask] for r, mask in zip(records, at, strict=True)] or [np.zeros(0)])
+    middle = float(np.nanmedian(entropies)) if np.isfinite(entropies).any() else np.nan
+    groups = {
+        "unsure": [mask & (r.student_entropy > middle) for r, mask in zip(records, at, strict=True)],
+        "sure": [mask & (r.student_entropy <= middle) for r, mask in zip(records, at, strict=True)],
+        "right": [mask & (r.correct is True) for r, mask in zip(records, at, strict=True)],
+        "wrong": [mask & (r.correct is False) for r, mask in zip(records, at, strict=True)],
+    }
+    out = {}
+    for name, masks in groups.items():
+        values = [mean_of(r.difference[mask]) for r, mask in zip(records, masks, strict=True)]
+        out[name] = bootstrap_mean(by_problem(records, values), seed=seed, unit="nat/token")
+    return out
+
+
 @dataclass(frozen=True)
 class Heads:
     """What the two roles would rather write at a set of tokens; shares, 0 to 1."""

@@ -19,6 +19,7 @@ from workbench.inspector.diagnostics import (
     correctness_alignment,
     divergence_by_class,
     marker_pressure,
+    marker_pressure_split,
     noise_rate,
 )
 from workbench.inspector.diagnostics.answers import counted_answer
@@ -192,7 +193,7 @@ def alignment(e: Evidence) -> Section:
 
 def markers(e: Evidence) -> Section:
     """What the teacher does at second thoughts."""
-    found = marker_pressure(e.records)
+    found, split = marker_pressure(e.records), marker_pressure_split(e.records)
     missing: tuple[str, ...] = () if found.tokens else ("no word of a second thought was written",)
     return Section(
         "marker_pressure",
@@ -208,6 +209,7 @@ def markers(e: Evidence) -> Section:
             Row("d elsewhere", {"value": found.elsewhere}),
             Row("p_T - p_S at markers", {"value": found.mass}),
             Row("H_T - H_S at markers", {"value": found.entropy}),
+            *(Row(f"d at markers, {name}", {"value": one}) for name, one in split.items() if one.n),
         )
         if found.tokens
         else (),
