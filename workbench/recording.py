@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -197,6 +199,15 @@ def texts(judged: Sequence[Judged]) -> dict[str, list[str]]:
     for j in judged:
         found.setdefault(j.rollout.problem.id, []).append(j.rollout.text)
     return found
+
+
+def resident_bytes() -> int:
+    """Memory in use now: on the GPU if there is one, else of the process; 0 where the system does not say."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
 
 
 def peak_bytes() -> int:

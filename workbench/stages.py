@@ -90,9 +90,14 @@ class Stages(Recipe):
         return own.union(*(stage.requires for stage in self.stages))
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Steps of each stage, at most."""
+        return tuple(until.steps for until in self.progress.until)
+
+    @property
     def steps(self) -> int:
-        """At most, over all stages."""
-        return sum(until.steps for until in self.progress.until)
+        """Of all of them."""
+        return sum(self.lengths)
 
     def describe(self) -> str:
         """Every stage's five answers, and when it ends."""
