@@ -94,13 +94,19 @@ def _settle_stages(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
         raise UsageError("--steps and --stages contradict each other. Each stage says its own. Leave --steps out.")
     asked = [read_stage(text) for text in config.stages]
     found = [
-        settle_recipe(replace(config, recipe=name, set=sets, stages=()))
+        settle_recipe(replace(config, recipe=name, set=sets, stages=(), group=_group(config, name)))
         for (name, _), sets in zip(asked, own_settings(config.set, len(asked)), strict=True)
     ]
     whole = staged([setting.recipe for setting, _ in found], [until for _, until in asked])
     main = next((setting for setting, _ in found if setting.recipe.needs_teacher), found[0][0])
     notes = tuple(f"stage {i}: {note}" for i, (_, said) in enumerate(found, 1) for note in said)
     return replace(main, recipe=whole, steps=whole.steps), notes
+
+
+def _group(config: RunConfig, recipe: str) -> int | None:
+    """--group is for the stages that sample: a data set has one text a problem."""
+    given = recipe in ALL and ALL[recipe].rollouts.authors == {"dataset"}
+    return None if given else config.group
 
 
 def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tuple[str, ...]]:
