@@ -151,7 +151,7 @@ def _activation_bytes(config: Any, settings: Any) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     a_layer = width * (8 * config.hidden_size + 2 * keys + 4 * inner)
     if settings.activation_checkpointing:
-        return int(width * config.hidden_size * config.num_hidden_layers + a_layer)
+        return int(width * config.hidden_size * (config.num_hidden_layers + 2) + a_layer)  # the last norm keeps two
     return int(a_layer * config.num_hidden_layers)
 
 

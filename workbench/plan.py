@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.budget import SHARES, Costs, normalised, read_budget
 from workbench.cli import Arguments, parse, run_command
-from workbench.config import RunConfig, as_dict, flag
+from workbench.config import RunConfig, as_dict
+from workbench.config_files import flags
 from workbench.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -272,17 +273,11 @@ def _table(bought: Sequence[Bought]) -> list[str]:
 
 def _commands(config: RunConfig, names: Sequence[str], bought: Sequence[Bought]) -> list[str]:
     """One run with three stages, and the same as three runs."""
-    common = _flags(config, leave=("recipe", "name", "steps", "teacher", "fork", "group"))
-    teacher = _flags(config, only=("teacher",))
-    group = _flags(config, only=("group",))
+    common = flags(replace(config, recipe=RunConfig.recipe, steps=None, name=None, teacher=None, fork=None, group=None))
+    teacher, group = flags(RunConfig(teacher=config.teacher)), flags(RunConfig(group=config.group))
     stages = [f"{name}:{b.steps}" for name, b in zip(names, bought, strict=True)]
-    lines = [
-        "one run:",
-        _opsd(["--stages", *stages, "--name", "planned", *common, *group, *teacher]),
-        "",
-        "or run by run:",
-    ]
-    before: list[str] = _flags(config, only=("fork",))
+    whole = ["--stages", *stages, "--name", "planned", *common, *group, *teacher]
+    lines, before = ["one run:", _opsd(whole), "", "or run by run:"], flags(RunConfig(fork=config.fork))
     for i, (name, b) in enumerate(zip(names, bought, strict=True), 1):
         taught = teacher if b.recipe.refresh.external else []
         grouped = [] if b.recipe.rollouts.authors == {"dataset"} else group  # one text a problem
@@ -294,19 +289,6 @@ def _commands(config: RunConfig, names: Sequence[str], bought: Sequence[Bought])
 
 def _opsd(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "workbench.opsd", *arguments])
-
-
-def _flags(config: RunConfig, *, leave: Sequence[str] = (), only: Sequence[str] | None = None) -> list[str]:
-    """What the command line has to say for `config`."""
-    found: list[str] = []
-    for name, value in as_dict(config).items():
-        if name in leave or (only is not None and name not in only) or value == as_dict(RunConfig())[name]:
-            continue
-        if isinstance(value, bool):
-            found.append(flag(name) if value else f"--no-{flag(name)[2:]}")
-        else:
-            found += [flag(name), *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return found
 
 
 if __name__ == "__main__":
