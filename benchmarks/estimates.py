@@ -4,7 +4,7 @@
     python benchmarks/estimates.py --sizes 15M --ways all   one of them
 
 Weights are random, so completions take all the room they have: the case that is estimated. Every estimate and every
-run has a process of its own. Time is that of the last of three steps; the machine should have nothing else to do.
+run has a process of its own. Time is that of the second of two steps; the machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FLAGS = [
     "--keep",
     "2",
 ]
-FLAGS += ["--save-every", "1", "--batch", "16", "--max-new-tokens", "96", "--temperature", "1", "--progress", "quiet"]
+FLAGS += ["--save-every", "1", "--batch", "8", "--max-new-tokens", "64", "--temperature", "1", "--progress", "quiet"]
 
 
 def build(folder: Path, size: str) -> None:
