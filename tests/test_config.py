@@ -26,6 +26,7 @@ SPECIAL: dict[str, st.SearchStrategy] = {
     "adapter": st.sampled_from(["none", "lora", "lora:r=4", "lora:r=4,alpha=9", "lora:alpha=1"]),
     "columns": st.lists(st.sampled_from(["problem=q", "solution=a b"]), min_size=1).map(tuple),
     "require": st.lists(st.sampled_from(["solution", "document"]), min_size=1).map(tuple),
+    "stages": st.lists(st.sampled_from(["sft:2", "opsd:3:plateau"]), min_size=1).map(tuple),
     "set": st.lists(st.sampled_from(["optimizer.lr=1", "terms.0.coef=-2"]), min_size=1).map(tuple),
     "fresh": st.just(False),
     "fork": st.none(),

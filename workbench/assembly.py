@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from workbench.config import RunConfig
-from workbench.engine.capabilities import refuse_unfit
+from workbench.engine.capabilities import needed, refuse_unfit
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import Loaded, load, pick_device, pick_dtype
 from workbench.engine.roles import Cast
 from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
 from workbench.errors import UsageError
+from workbench.inspector.audit import Audit, audit
 from workbench.planning import Plan
 
 
@@ -25,7 +26,9 @@ def invited(config: RunConfig, planned: Plan) -> Cast:
         )
     teacher = None if config.teacher is None else invite(config.teacher)
     if teacher is not None:
-        refuse_unfit(planned.recipe, teacher)
+        methods = planned.recipe.methods
+        for method in [m for m in methods if needed(m)] or methods:  # a stage may do without
+            refuse_unfit(method, teacher)
     if config.reference is not None and not planned.recipe.needs_reference:
         raise UsageError(
             f"--reference {config.reference}: recipe {planned.recipe.name} has no third role. It would be loaded and "
@@ -64,6 +67,15 @@ def build_engine(config: RunConfig, planned: Plan) -> Engine:
     cast = joined(cast, config, planned, loaded, device)
     torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws
     return Engine(loaded, adapter=adapter, refresh=planned.recipe.refresh, settings=settings, cast=cast)
+
+
+def audited(engine: Engine, planned: Plan) -> Audit:
+    """Every check on every method that will run. Raises InputError for what ruins a run."""
+    problems, methods = (*planned.train, *planned.held_out), planned.recipe.methods
+    found = audit(engine, planned.recipe, problems, train=len(planned.train))
+    others = [audit(engine, m, problems, train=len(planned.train)) for m in methods if len(methods) > 1]
+    findings = dict.fromkeys((*found.findings, *(finding for other in others for finding in other.findings)))
+    return Audit(found.examples, tuple(findings))
 
 
 def fork_source(path: str) -> Path:

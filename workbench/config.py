@@ -107,6 +107,9 @@ class RunConfig:
 
     recipe: str = "opsd"
     """The method: a name from `python -m workbench`."""
+    stages: tuple[str, ...] = ()
+    """Recipes one after the other in place of --recipe: sft:200 opsd:100:plateau=2 grpo:50:gradient=0.05 is recipe,
+    steps, and what may end a stage before. Their steps are the run's."""
     set: tuple[str, ...] = ()
     """Change one part of the recipe: path=value, e.g. terms.0.divergence.teacher_weight=0.3. Repeatable."""
     verifier: Literal["strict", "lenient", "last_number", "crisp"] | None = None
@@ -172,6 +175,10 @@ class RunConfig:
     """Checkpoints kept."""
     track: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
     """Where numbers go beside the run directory. Also --report-to."""
+    price_per_hour: float | None = None
+    """What an hour of this machine costs, in any currency: the accounts then say what the run did."""
+    watts: float | None = None
+    """What this machine draws: the accounts then say kilowatt hours."""
     progress: Literal["auto", "live", "plain", "json", "quiet"] = "auto"
     """How progress is shown; auto is live on a wide terminal, else plain."""
     dry_run: bool = False
@@ -217,7 +224,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("limit", "max_prompt_tokens", "batch", "group", "max_new_tokens", "micro_tokens"), _COUNT),
     **dict.fromkeys(("eval_tokens", "save_every", "keep", "train_tokens"), _COUNT),
     **dict.fromkeys(("steps", "warmup_steps", "eval_problems", "eval_every"), _FROM_ZERO),
-    **dict.fromkeys(("minutes", "temperature"), _POSITIVE),
+    **dict.fromkeys(("minutes", "temperature", "price_per_hour", "watts"), _POSITIVE),
     "max_grad_norm": (1e-12, math.inf, "a positive number; inf clips nothing"),
     "lr": (0.0, 1.0, "a number from 0 to 1; papers here use 1e-6 to 2e-4"),
     "top_p": (1e-6, 1.0, "a number above 0 and up to 1; 1 cuts nothing"),

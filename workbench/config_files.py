@@ -192,3 +192,21 @@ def _yaml_line(key: str, value: Any) -> str:
     if inner in (int, float) and re.fullmatch(r"[-+]?[0-9][0-9_.]*(e[-+]?[0-9]+)?", value, re.IGNORECASE):
         return f"{field} = {value}"
     return f"{field} = {_toml(value)}"
+
+
+def flags(config: RunConfig) -> list[str]:
+    """What differs from the defaults, as flags."""
+    said: list[str] = []
+    for name, field in RunConfig.__dataclass_fields__.items():
+        value = getattr(config, name)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            said += [flag(name) if value else f"--no-{flag(name)[2:]}"]
+        elif isinstance(value, tuple):
+            said += [flag(name), *value]
+        elif str(value).startswith("-"):
+            said += [f"{flag(name)}={value}"]
+        else:
+            said += [flag(name), str(value)]
+    return said

@@ -1,66 +1,146 @@
-"""What a run will need, before it starts: memory and disk by arithmetic, time from one small measurement."""
+"""What a run will need, before it starts: memory and disk by arithmetic, time from a small piece of each phase."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from verifiers import Verdict
+from workbench.divergence.layouts import CPU_CHUNK, GPU_TILE_BYTES
 from workbench.engine.engine import Engine
 from workbench.engine.heads import base_model
+from workbench.engine.machine import Machine, measured
+from workbench.engine.meter import Shape
+from workbench.engine.packed import packed_bytes
 from workbench.engine.roles import Copy
+from workbench.parts.contexts import question
+from workbench.parts.schedules import Clock
+from workbench.parts.terms import CrossEntropy
+from workbench.parts.writers import FromDataset
 from workbench.planning import Plan
-from workbench.records import Case
+from workbench.recipe import Recipe
+from workbench.recording import resident_bytes
+from workbench.records import Author, Case, Judged, Request, Rollout
+from workbench.train.accounts import UPDATE_TRAFFIC
+from workbench.train.batches import Denominators, entries
 from workbench.train.interrupts import amount
+from workbench.train.objective import objective
+from workbench.train.reading import planned as planned_readings
 from workbench.train.reporting import duration
 
-_HEAD_CHUNK = 256
-"""Tokens whose logits exist at once on a CPU; on a GPU a byte budget of about the same share."""
+_TOKENS = 256
+"""Padded tokens of the piece that is learnt from to time a step."""
+_WRITTEN = 8
+"""Tokens written to time decoding, behind the first."""
+_SAMPLING = 28
+"""Bytes a row and entry of the vocabulary while a token is drawn: logits, log-probs, their sum in float64."""
+
+Parts = dict[str, int]
+"""Bytes by what they are for."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Bytes and seconds. Memory is a sum of named parts, so that one can see what to save on."""
 
-    memory: dict[str, int]
-    disk: int
-    step_seconds: float
-    steps: int
+    memory: dict[str, Parts]
+    """Phase -> what is held while it lasts, at most."""
+    disk: Parts
+    stages: tuple[tuple[int, dict[str, float]], ...]
+    """(steps, seconds of one by phase) of each recipe that runs."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the phase that needs most."""
+        return max(sum(parts.values()) for parts in self.memory.values())
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        return sum(steps * sum(phases.values()) for steps, phases in self.stages)
 
     def lines(self) -> list[str]:
-        """For a person."""
-        parts = ", ".join(f"{name} {amount(size)}" for name, size in self.memory.items())
+        """For a person; time comes last."""
+        worst = max(self.memory, key=lambda phase: sum(self.memory[phase].values()))
+        parts = ", ".join(f"{name} {amount(size)}" for name, size in self.memory[worst].items())
+        others = ", ".join(f"{phase} {amount(sum(p.values()))}" for phase, p in self.memory.items() if phase != worst)
+        disk = ", ".join(f"{name} {amount(size)}" for name, size in self.disk.items())
         return [
-            f"memory         about {amount(sum(self.memory.values()))}: {parts}",
-            f"disk           about {amount(self.disk)} for checkpoints and final/",
-            f"time           about {duration(self.step_seconds)} a step, "
-            f"{duration(self.step_seconds * self.steps)} for all, evaluations apart",
+            f"memory         about {amount(self.peak)} in {worst}: {parts}",
+            f"               less in {others}",
+            f"disk           about {amount(sum(self.disk.values()))}: {disk}",
+            f"time           {'; then '.join(map(self._time, self.stages))}; {duration(self.seconds)} for all, "
+            "evaluations apart",
         ]
+
+    @staticmethod
+    def _time(stage: tuple[int, dict[str, float]]) -> str:
+        steps, phases = stage
+        each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
+        return f"about {duration(sum(phases.values()))} a step ({each}), {steps} of them"
 
 
 def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
-    """Look at the model's shape, time one forward pass, and multiply."""
-    model = base_model(engine.student)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() for p in engine.parameters().values())
-    config = model.config.get_text_config()
-    teacher = weights if isinstance(engine.teacher, Copy) else 0
-    if engine.external is not None and not engine.external.recorded:
-        with engine.running("teacher") as other:
-            teacher = sum(p.numel() * p.element_size() for p in other.parameters())
-    memory = {
-        "weights": weights,
-        "teacher": teacher,
-        "gradients": 4 * trained,
-        "optimizer": 8 * trained,
-        "activations": engine.settings.micro_tokens * _activation_bytes(config, engine.settings),
-        "head": 2 * _HEAD_CHUNK * config.vocab_size * 4 + config.vocab_size * config.hidden_size * 4,
+    """Look at the model's shape, time a small piece of each phase, and multiply."""
+    machine = measured(engine.student, engine.settings.device)
+    methods = planned.recipe.methods
+    found = [_memory(engine, planned, method.at(Clock(0, planned.steps))) for method in methods]
+    memory = {phase: max((parts[phase] for parts in found), key=lambda p: sum(p.values())) for phase in found[0]}
+    steps = getattr(planned.recipe, "lengths", (planned.steps,))
+    times = (_seconds(engine, planned, method.at(Clock(0, planned.steps)), machine) for method in methods)
+    return Estimate(memory, _disk(engine, planned, keep), tuple(zip(steps, times, strict=True)))
+
+
+# -- memory and disk -----------------------------------------------------------------------------------------------
+
+
+def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
+    """Phase -> parts, for one recipe."""
+    shape, config = Shape.of(engine.student), base_model(engine.student).config.get_text_config()
+    trained = sum(p.nbytes for p in engine.parameters().values())
+    weights = sum(p.nbytes for p in base_model(engine.student).parameters())
+    teacher = _teacher_bytes(engine)
+    held = {"weights": weights, "teacher": teacher, "program": max(0, resident_bytes() - weights - teacher)}
+    prompt, other = _prompts(engine, planned, recipe)
+    wide = max(prompt, other) + recipe.sampling.max_new_tokens
+    rows = min(engine.settings.decode_rows, _rollouts(recipe))
+    positions = rows * (prompt + recipe.sampling.max_new_tokens)
+    moments = {"optimizer": 2 * trained}
+    writing = {
+        "keys and values": positions * sum(a.cached for a in shape.attention),
+        "packed weights": packed_bytes(base_model(engine.student)),
+        "sampling": rows * config.vocab_size * _SAMPLING,
     }
-    moving = planned.recipe.refresh.every > 0
-    disk = (max(keep, 2) + 1) * (12 * trained + (teacher if moving else 0)) + weights
-    return Estimate({k: v for k, v in memory.items() if v}, disk, _step_seconds(engine, planned), planned.steps)
+    tokens = min(engine.settings.micro_tokens, _rollouts(recipe) * wide)
+    learning = {
+        "gradients": trained,
+        "activations": max(tokens, wide) * _activation_bytes(config, engine.settings),
+        "head": _head_bytes(engine, recipe, config.vocab_size),
+    }
+    phases = {"rollout": writing | moments, "learning": learning | moments, "update": {"gradients": trained} | moments}
+    return {phase: {k: v for k, v in (held | parts).items() if v} for phase, parts in phases.items()}
+
+
+def _teacher_bytes(engine: Engine) -> int:
+    """Of a second module."""
+    if engine.external is not None and engine.external.recorded:
+        return 0
+    if engine.external is None and not isinstance(engine.teacher, Copy):
+        return 0
+    with engine.running("teacher") as other:
+        return sum(p.nbytes for p in other.parameters())
+
+
+def _head_bytes(engine: Engine, recipe: Recipe, vocabulary: int) -> int:
+    """The tiles of both roles, and the head's gradient as the loss forms it, beside the embedding's."""
+    head = engine.head("student").weight
+    tile = 4 * CPU_CHUNK * vocabulary if engine.settings.device.type == "cpu" else GPU_TILE_BYTES // 2
+    return (1 + recipe.needs_teacher) * tile + (2 * 4 * head.numel() if head.requires_grad else 0)
 
 
 def _activation_bytes(config: Any, settings: Any) -> int:
@@ -71,26 +151,100 @@ def _activation_bytes(config: Any, settings: Any) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     a_layer = width * (8 * config.hidden_size + 2 * keys + 4 * inner)
     if settings.activation_checkpointing:
-        return int(width * config.hidden_size * config.num_hidden_layers + a_layer)
+        return int(width * config.hidden_size * (config.num_hidden_layers + 2) + a_layer)  # the last norm keeps two
     return int(a_layer * config.num_hidden_layers)
 
 
-@torch.no_grad()
-def _step_seconds(engine: Engine, planned: Plan) -> float:
-    """One forward pass is timed; a step is about so many of it.
+def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
+    """Checkpoints: weights and two moments each, and one more while it is written; then final/."""
+    trained = sum(p.nbytes for p in engine.parameters().values())
+    moving = any(method.refresh.every > 0 and method.refresh.rate < 1 for method in planned.recipe.methods)
+    whole = sum(p.nbytes for p in base_model(engine.student).parameters())
+    a_checkpoint = 3 * trained + (_teacher_bytes(engine) if moving else 0)
+    saved = max(keep, 2) if planned.steps else 0
+    return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": whole}
 
-    A completion costs one pass as it is written (its prompt; the tokens one by one cost about as much again), one for
-    the teacher and three for the student's forward and backward.
-    """
-    recipe, problem = planned.recipe, planned.train[0]
-    student = engine.prompt(recipe.student, Case(problem)).ids
-    rows = 4
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+def _seconds(engine: Engine, planned: Plan, recipe: Recipe, machine: Machine) -> dict[str, float]:
+    """Phase -> seconds of a step whose completions all take the room they have."""
+    n, room = _rollouts(recipe), recipe.sampling.max_new_tokens
+    found = {}
+    authors: list[Author] = [a for a in ("student", "teacher") if a in recipe.rollouts.authors]
+    writers = [a for a in authors if a == "student" or engine.external is None or not engine.external.recorded]
+    if writers:
+        rows = min(engine.settings.decode_rows, n)
+        first, more = (_written(engine, planned, recipe, writers[0], rows, 1 + k * _WRITTEN) for k in (0, 1))
+        found["rollout"] = math.ceil(n / rows) * (first + max(0.0, more - first) / _WRITTEN * (room - 1))
+    score, backward, share = _learnt(engine, planned, recipe, authors)
+    found |= {"score": score * share, "backward": backward * share}
+    found["update"] = UPDATE_TRAFFIC * sum(p.nbytes for p in engine.parameters().values()) / machine.bytes
+    return found
+
+
+def _written(engine: Engine, planned: Plan, recipe: Recipe, author: Author, rows: int, tokens: int) -> float:
+    """Seconds of writing `tokens` tokens in each of `rows` rows."""
+    context = recipe.teacher if author == "teacher" and recipe.teacher is not None else recipe.student
+    problems = planned.train
+    requests = [Request(problems[i % len(problems)], context, author, i) for i in range(rows)]
+    return _took(lambda: engine.generate(requests, replace(recipe.sampling, max_new_tokens=tokens)), engine)
+
+
+def _learnt(engine: Engine, planned: Plan, recipe: Recipe, authors: list[Author]) -> tuple[float, float, float]:
+    """(seconds of scoring, of the backward pass, and how many such pieces a step is)."""
+    if engine.external is not None and engine.external.recorded:  # what it does not know it cannot score
+        recipe = Recipe(name="text", paper="-", terms=(CrossEntropy(),), student=question, rollouts=FromDataset(),
+                        sampling=recipe.sampling)  # fmt: skip
+        authors = ["dataset"]
+    room = recipe.sampling.max_new_tokens
+    wide = max(_prompts(engine, planned, recipe)) + room
+    n = max(1, min(_TOKENS // wide, _rollouts(recipe)))
+    judged = []
+    for i in range(n):
+        problem = planned.train[i % len(planned.train)]
+        ids = engine.prompt(recipe.student, Case(problem)).ids
+        tokens = tuple((ids * (room // len(ids) + 1))[:room])
+        for author in authors or ["dataset"]:
+            logprobs = (-1.0,) * room
+            rollout = Rollout(problem, author, tokens, "", logprobs, "length", index=i)
+            judged.append(Judged(rollout, Verdict("correct"), advantage=1.0))
+    kept = entries(engine, recipe, [[j] for j in judged])[:n]
+    if not kept:
+        return 0.0, 0.0, 0.0
+    losses: list[torch.Tensor] = []
+
+    def score() -> None:
+        read = planned_readings(recipe, engine, kept)
+        losses.append(objective(recipe, engine, read, Denominators.of(recipe, read))[0])
+
+    def backward() -> None:
+        losses[-1].backward()  # type: ignore[no-untyped-call]
+
+    for _ in range(2):  # the first time pays for fresh memory
+        took = _took(score, engine), _took(backward, engine)
+    engine.updates.forget()
+    return *took, _rollouts(recipe) / len(kept)
+
+
+def _took(work: Callable[[], object], engine: Engine) -> float:
     start = time.perf_counter()
-    engine.score("student", [student] * rows, [student[-1:]] * rows)
-    a_token = (time.perf_counter() - start) / (rows * len(student))
-    completion = recipe.sampling.max_new_tokens
+    work()
+    if engine.settings.device.type == "cuda":
+        torch.cuda.synchronize(engine.settings.device)
+    return time.perf_counter() - start
+
+
+def _rollouts(recipe: Recipe) -> int:
+    """Completions a step."""
+    writers = getattr(recipe.rollouts, "writers", (recipe.rollouts,))
+    return recipe.batch * sum(getattr(writer, "per_problem", 1) for writer in writers)
+
+
+def _prompts(engine: Engine, planned: Plan, recipe: Recipe) -> tuple[int, int]:
+    """Tokens of the first problem's prompt, as the student and as the teacher read it (0: none does)."""
+    case = Case(planned.train[0])
+    student = len(engine.prompt(recipe.student, case).ids)
     asked = recipe.teacher if recipe.needs_teacher and engine.sees("teacher") else None
-    teacher = 0 if asked is None else len(engine.prompt(asked, Case(problem), "teacher").ids)
-    group = sum(getattr(w, "per_problem", 1) for w in getattr(recipe.rollouts, "writers", (recipe.rollouts,)))
-    tokens = 5 * (len(student) + completion) + (teacher + completion if teacher else 0)
-    return a_token * tokens * recipe.batch * group
+    return student, 0 if asked is None else len(engine.prompt(asked, case, "teacher").ids)

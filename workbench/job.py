@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.assembly import build_engine, invited
+from workbench.assembly import audited, build_engine, invited
 from workbench.config import RunConfig, as_dict
 from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
@@ -19,7 +19,7 @@ from workbench.engine.engine import Engine
 from workbench.engine.export import export
 from workbench.errors import InputError, Interrupted, JudgingError, TrainingError, UsageError
 from workbench.estimates import estimate
-from workbench.inspector.audit import audit, completion_room, prompt_lengths
+from workbench.inspector.audit import completion_room, prompt_lengths
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.problems import ProblemSet
@@ -27,6 +27,7 @@ from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_d
 from workbench.recording import Recorder
 from workbench.summary import card, evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
+from workbench.train.accounts import Price
 from workbench.train.evaluate import Asked, Evaluation, HeldOutDivergence, evaluate, verify_with
 from workbench.train.interrupts import Interrupts
 from workbench.train.loop import LoopSettings
@@ -83,9 +84,7 @@ class Job:
         self.reporter.phase("loading the model")
         engine = build_engine(config, planned)
         self.planned = fitting(engine, planned, config)
-        recipe = self.planned.recipe
-        train, held_out = self.planned.train, self.planned.held_out
-        found = audit(engine, recipe, (*train, *held_out), train=len(train))
+        found = audited(engine, self.planned)
         where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
         self.reporter.header(header_lines(engine, self.planned, found, where, 1 if self.directory else 3))
         for finding in found.warnings:
@@ -151,6 +150,7 @@ class Job:
         recorder = Recorder(self.directory, self.reporter, self.planned.recipe, state, tracking)
         recorder.vault = snapshot.Vault(self.directory.checkpoints, config_hash(self.planned), self.config.keep)
         recorder.evaluation = lambda: self._between(state)
+        recorder.accounts.price = Price(self.config.price_per_hour, self.config.watts)
         return recorder
 
     def _record_divergence(self, engine: Engine) -> HeldOutDivergence | None:
@@ -270,7 +270,8 @@ class Job:
         for name, line in text:
             self.reporter.result(name, line, data.get(name))
         final = self.directory.path / "final"
-        target = export(state.engine, final, card(self.config, self.planned, state.engine, data))
+        self.directory.standing["accounts"] = took = recorder.accounts.settled()
+        target = export(state.engine, final, card(self.config, self.planned, state.engine, data | {"accounts": took}))
         facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
         recorder.tracking.finish()
         self.directory.status("finished", state.clock.step, **facts)
@@ -319,7 +320,8 @@ def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
         # The same problem twice in a step would be the same rollout twice.
         recipe = replace(recipe, batch=len(problems.train))
         notes.append(f"batch {recipe.batch}: there are no more problems")
-    room = max(1, min(planned.eval_tokens, completion_room(engine, recipe, (*problems.train, *problems.held_out))))
+    asked = (*problems.train, *problems.held_out)
+    room = max(1, min(planned.eval_tokens, *(completion_room(engine, method, asked) for method in recipe.methods)))
     if room < planned.eval_tokens:
         notes.append(f"evaluated completions may have {room} tokens: the model takes {engine.max_length}")
     return replace(planned, recipe=recipe, problems=problems, eval_tokens=room, notes=tuple(notes))
@@ -328,8 +330,8 @@ def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
 def _short_enough(engine: Engine, planned: Plan, limit: int) -> tuple[ProblemSet, str]:
     kept = []
     for side in (planned.train, planned.held_out):
-        lengths = prompt_lengths(engine, planned.recipe, side)
-        kept.append(tuple(p for p, n in zip(side, lengths, strict=True) if n <= limit))
+        lengths = [prompt_lengths(engine, method, side) for method in planned.recipe.methods]
+        kept.append(tuple(p for p, *each in zip(side, *lengths, strict=True) if max(each) <= limit))
     dropped = len(planned.train) + len(planned.held_out) - sum(map(len, kept))
     if not kept[0]:
         raise InputError(f"--max-prompt-tokens {limit} drops every problem. All prompts are longer. Raise it.")

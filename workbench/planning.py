@@ -16,6 +16,7 @@ from workbench.recipe import Recipe
 from workbench.recipes import ALL, FOR_MODEL
 from workbench.recipes.embedded import Setting
 from workbench.records import Problem
+from workbench.stages import own_settings, read_stage, staged
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def plan(config: RunConfig) -> Plan:
 
 def settle_recipe(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
     """The named recipe, as set for the model if the catalogue says how, then `--set`, then flags."""
+    if config.stages:
+        return _settle_stages(config)
     if config.recipe not in ALL:
         raise UsageError(f"no recipe '{config.recipe}'. {nearest(config.recipe, ALL)}")
     published = ALL[config.recipe]
@@ -83,6 +86,27 @@ def settle_recipe(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
         adapter=recipe.adapter if config.adapter is None else None if config.adapter == "none" else config.adapter,
     )
     return replace(setting, recipe=recipe), notes
+
+
+def _settle_stages(config: RunConfig) -> tuple[Setting, tuple[str, ...]]:
+    """Each stage as the recipe alone would be, then all of them as one."""
+    if config.steps is not None:
+        raise UsageError("--steps and --stages contradict each other. Each stage says its own. Leave --steps out.")
+    asked = [read_stage(text) for text in config.stages]
+    found = [
+        settle_recipe(replace(config, recipe=name, set=sets, stages=(), group=_group(config, name)))
+        for (name, _), sets in zip(asked, own_settings(config.set, len(asked)), strict=True)
+    ]
+    whole = staged([setting.recipe for setting, _ in found], [until for _, until in asked])
+    main = next((setting for setting, _ in found if setting.recipe.needs_teacher), found[0][0])
+    notes = tuple(f"stage {i}: {note}" for i, (_, said) in enumerate(found, 1) for note in said)
+    return replace(main, recipe=whole, steps=whole.steps), notes
+
+
+def _group(config: RunConfig, recipe: str) -> int | None:
+    """--group is for the stages that sample: a data set has one text a problem."""
+    given = recipe in ALL and ALL[recipe].rollouts.authors == {"dataset"}
+    return None if given else config.group
 
 
 def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tuple[str, ...]]:

@@ -186,6 +186,19 @@ class Recipe:
         validated = any(schedule.validates for schedule in self.adaptive)
         return shown | ({"solution"} if "dataset" in self.rollouts.authors or validated else frozenset())
 
+    @property
+    def methods(self) -> tuple[Recipe, ...]:
+        """What runs one after the other: the recipe alone, or the stages of a staged one."""
+        return (self,)
+
+    def method(self, memory: Memory) -> Recipe:
+        """Which of `methods` the next step belongs to."""
+        return self
+
+    def over(self, clock: Clock, memory: Memory) -> bool:
+        """Whether a run has nothing left to do, whatever its steps: only where stages end."""
+        return False
+
     def at(self, clock: Clock, memory: Memory | None = None) -> Recipe:
         """The recipe with every schedule replaced by its value at `clock`, warm-up included."""
         now = resolve(self, clock, memory)

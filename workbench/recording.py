@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from workbench.inspector.watching import Recording
 from workbench.parts.contexts import shown_to_teacher
 from workbench.recipe import Recipe
 from workbench.records import Judged
-from workbench.train import snapshot
+from workbench.train import accounts, snapshot
 from workbench.train.checkpoint import Checkpoint
 from workbench.train.report import StepReport, words
 from workbench.train.reporting import Alarms, StepLine, Tracking
@@ -43,6 +46,8 @@ class Recorder:
         )
         self.alarms, self.saturation, self.signal = Alarms(), Saturation(recipe), SignalWatch()
         self.tokens = TokenFiles(directory.path, reporter.note)
+        self.accounts = accounts.of(state.engine, state.phases)
+        self._method = recipe.method(state.memory)
         state.watch = Recording(directory.path.name, shown, reporter.note)
         self.vault = snapshot.Vault(directory.checkpoints, config_hash="")
         self.evaluation: Callable[[], None] = lambda: None
@@ -55,18 +60,27 @@ class Recorder:
         self._write_tokens(report, seconds)
         figures, saturated = self.saturation.observe(report.judged)
         signal, taught = self._signal(report, seconds)
-        row = report.metrics() | figures | signal | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        cost = accounts.row(self.accounts.step(self._method.name, report.tokens)) | {"method": self._method.name}
+        row = report.metrics() | figures | signal | cost
+        row |= {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
         self.directory.metrics.append(row)
         for judged in report.judged:
             self.directory.rollouts.append(rollout_row(report, judged))
         self.tracking.scalars(report.step, {k: v for k, v in row.items() if isinstance(v, (int, float))})
-        self.reporter.step(self._line(report, seconds))
+        self.reporter.step(self._line(report, seconds, cost))
         for judged in shown(report.judged, report.step):
             self.reporter.rollout(judged, self._texts.get(judged.rollout.problem.id, ()))
         self._texts |= texts(report.judged)
-        for text in (*notes, *self.alarms.observe(row), *saturated, *taught):
+        for text in (*notes, *self.alarms.observe(row), *saturated, *taught, *self._turned(report.step)):
             self.reporter.note(text)
+        self.directory.standing["accounts"] = self.accounts.totals()
         self.directory.status("training", report.step)
+
+    def _turned(self, step: int) -> list[str]:
+        """A line where the next step belongs to another stage."""
+        before, self._method = self._method, self.recipe.method(self.state.memory)
+        same = before.name == self._method.name
+        return [] if same else [f"stage {before.name} is over: {self._method.name} from step {step + 1} on"]
 
     def _write_tokens(self, report: StepReport, seconds: dict[str, float]) -> None:
         start = time.perf_counter()
@@ -84,12 +98,13 @@ class Recorder:
         seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
         return found, self.signal.observe(found)
 
-    def _line(self, report: StepReport, seconds: dict[str, float]) -> StepLine:
+    def _line(self, report: StepReport, seconds: dict[str, float], cost: Mapping[str, Any]) -> StepLine:
         row = report.metrics()
         done = report.step - self._first
         left = (time.monotonic() - self._started) / max(1, done) * (self.state.clock.total - report.step)
         gates = " then ".join(type(gate).__name__ for gate in self.recipe.gates) or "being empty"
-        more = {} if report.turned is None else {"turned": report.turned}
+        more = {"TFLOP": cost["flops"] / 1e12, "times bound": cost["times_bound"] or math.nan}
+        more |= {} if report.turned is None else {"turned": report.turned}
         return StepLine(
             step=report.step,
             total=self.state.clock.total,
@@ -119,6 +134,7 @@ class Recorder:
             "alarms": self.alarms.state_dict(),
             "saturation": self.saturation.state_dict(),
             "signal": self.signal.state_dict(),
+            "accounts": self.accounts.state_dict(),
             **self.state.remembered(),
         }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
@@ -133,6 +149,8 @@ class Recorder:
         self.alarms = Alarms(saved.state["alarms"])
         self.saturation = Saturation(self.recipe, saved.state.get("saturation"))
         self.signal = SignalWatch(saved.state.get("signal"))
+        self.accounts.load(saved.state.get("accounts"))
+        self._method = self.recipe.method(self.state.memory)
         self._started, self._first = time.monotonic(), saved.step
         self.tokens.drop_after(saved.step)
 
@@ -181,6 +199,15 @@ def texts(judged: Sequence[Judged]) -> dict[str, list[str]]:
     for j in judged:
         found.setdefault(j.rollout.problem.id, []).append(j.rollout.text)
     return found
+
+
+def resident_bytes() -> int:
+    """Memory in use now: on the GPU if there is one, else of the process; 0 where the system does not say."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
 
 
 def peak_bytes() -> int:

@@ -17,6 +17,7 @@ from workbench.planning import Plan
 from workbench.recipe import Recipe
 from workbench.records import Case
 from workbench.text import printable
+from workbench.train import accounts
 from workbench.train.evaluate import Evaluation, headline
 from workbench.train.intervals import (
     Difference,
@@ -97,7 +98,10 @@ def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, An
         body += ["", f"The teacher was {engine.external.kind}: `{_plain(engine.external.source)}`."]
     for title, text in prompts:
         body += ["", f"## {title}", "", _fenced(text)]
-    body += ["", "## Results", "", _fenced(_results(data)), "", "## Limits", "", _limits(planned, engine)]
+    body += ["", "## Results", "", _fenced(_results(data))]
+    if "accounts" in data:
+        body += ["", "## What it took", "", _fenced("\n".join(accounts.lines(data["accounts"])))]
+    body += ["", "## Limits", "", _limits(planned, engine)]
     return model_card(f"{recipe.name} on {_plain(base)}", facts, "\n".join(body))
 
 

@@ -16,6 +16,7 @@ from workbench.divergence import Head, Scored
 from workbench.engine.generating import HfGenerator, ignore, in_batches, never
 from workbench.engine.heads import base_model, decoder, head_of
 from workbench.engine.loading import Loaded
+from workbench.engine.meter import Meter
 from workbench.engine.mixing import decode_mixed
 from workbench.engine.modes import evaluating, without_dropout
 from workbench.engine.optimizing import Updates
@@ -72,7 +73,7 @@ class Engine:
     ) -> None:
         """Move the model to its device, add the adapter if there is one, and arrange the other roles' weights."""
         self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
-        self.weights_version = 0
+        self.weights_version, self.meter = 0, Meter()
         model = loaded.model.to(settings.device)
         without_dropout(model)
         self.cast = cast or Cast()
@@ -161,6 +162,7 @@ class Engine:
             samples = self._mixed(requests, wanted, sampling, stopped)
         else:
             samples = self.generators[role].generate(wanted, sampling, ends, stopped, told)
+        self.meter.wrote(role, sum(len(sample.tokens) for sample in samples))
         rest = enumerate(zip(samples, requests, strict=True))
         return [made[i] if i in made else self._rollout(sample, request, role) for i, (sample, request) in rest]
 
@@ -184,12 +186,19 @@ class Engine:
             decode_mixed(*voices, batch, sampling, ends, stopped)
 
         in_batches(sorted(rows, key=lambda row: len(row.prompt)), self.settings.decode_rows, write)
+        self.meter.wrote("teacher", sum(len(row.tokens) for row in rows), beside=True)
         return [row.sample(self.weights_version) for row in rows]
 
     @contextlib.contextmanager
     def voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
         """The decoder and head with which a role writes, without gradient, for as long as the context lasts."""
-        with self.running(role) as model, torch.no_grad(), self._precision(), evaluating(model):
+        with (
+            self.running(role) as model,
+            torch.no_grad(),
+            self._precision(),
+            evaluating(model),
+            self.meter.watching(role, model, writing=True),
+        ):
             yield decoder(model), sliced(head_of(model), self.vocabulary)
 
     @contextlib.contextmanager
@@ -242,7 +251,9 @@ class Engine:
             self.running(role) as model,
             torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()),
             self._precision(),
+            self.meter.watching(role, model),
         ):
+            self.meter.scored(role, sum(map(len, completions)))
             return states(decoder(model), prompts, completions, device).to(self.settings.device)
 
     def head(self, role: Role, temperature: float = 1.0) -> Head:

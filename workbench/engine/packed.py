@@ -63,6 +63,13 @@ class Packing:
             layer.__dict__.pop("forward", None)
 
 
+def packed_bytes(model: nn.Module) -> int:
+    """Bytes of the second copy that decoding with all of `model` makes; 0 where it makes none."""
+    layers = [m.weight for m in model.modules() if type(m) is nn.Linear and _fits(m.weight)]
+    size = sum(weight.nbytes for weight in layers)
+    return size if _supported() and _SHARE * size <= _memory() else 0
+
+
 def _product(weight: Tensor, bias: Tensor | None) -> Projection:
     """What maps x to x W^T + b."""
     ops = torch.ops.mkldnn

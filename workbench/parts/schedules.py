@@ -117,6 +117,8 @@ class Seen:
     """The step's loss, its weighted sum over all terms."""
     validation: float | None = None
     """Cross-entropy of held-out solutions, nat/token, measured when an epoch begins."""
+    grad_norm: float | None = None
+    """Of the step, before clipping."""
 
 
 Remembered = tuple[float, ...]

@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.config import HINTS, RunConfig, flag
 from workbench.config_files import build, from_text
+from workbench.config_files import flags as flags
 from workbench.errors import UsageError
 from workbench.text import printable
 from workbench.train.interrupts import alive
@@ -44,24 +45,6 @@ def configured(values: Mapping[str, Any]) -> RunConfig:
     return build(
         {name: value for name, value in layer.items() if value != RunConfig.__dataclass_fields__[name].default}
     )
-
-
-def flags(config: RunConfig) -> list[str]:
-    """What differs from the defaults, as flags."""
-    said: list[str] = []
-    for name, field in RunConfig.__dataclass_fields__.items():
-        value = getattr(config, name)
-        if value == field.default:
-            continue
-        if isinstance(value, bool):
-            said += [flag(name) if value else f"--no-{flag(name)[2:]}"]
-        elif isinstance(value, tuple):
-            said += [flag(name), *value]
-        elif str(value).startswith("-"):
-            said += [f"{flag(name)}={value}"]
-        else:
-            said += [flag(name), str(value)]
-    return said
 
 
 def command(config: RunConfig) -> str:

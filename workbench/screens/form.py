@@ -26,15 +26,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Recipe and optimizer": (
         *("temperature", "top_p", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "micro_tokens"),
-        *("activation_checkpointing", "set"),
+        *("activation_checkpointing", "stages", "set"),
     ),
     "Budget, evaluation and files": (
         *("minutes", "train_tokens", "eval_tokens", "eval_every", "save_every", "keep", "fork", "track", "progress"),
+        *("price_per_hour", "watts"),
     ),
 }
 """Every field but those of the server (`output`) and of one start (`resume`, ...): a test counts them."""
 ELSEWHERE = frozenset({"output"}) | THIS_TIME_ONLY
-LONG = ("set", "columns", "require")
+LONG = ("stages", "set", "columns", "require")
 """Lists: a line an item."""
 
 

@@ -70,7 +70,7 @@ def run(
     start = time.monotonic()
     rejected, saved, saved_at = 0, state.clock.step, -math.inf
     ending: Ending = "done"
-    while state.clock.step < settings.steps and ending == "done":
+    while state.clock.step < settings.steps and ending == "done" and not recipe.over(state.clock, state.memory):
         survey(recipe, state, problems, verify)
         teaching = recipe.curriculum.teaching(problems, state.rates)
         if not teaching and not state.stopped():

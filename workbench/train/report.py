@@ -13,29 +13,50 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.engine.meter import Meter
 from workbench.recipe import Recipe
 from workbench.records import Judged
+from workbench.train.spending import Spent, Stopwatch
 
 if TYPE_CHECKING:
     from workbench.train.objective import Signal
 
 
+BESIDE = "beside"
+"""What is done between phases: evaluations, the audit, writing files."""
+
+
 class Phases:
-    """Wall seconds by phase, and remarks; `take()` empties it once a step."""
+    """Wall seconds by phase, and remarks; `take()` empties it once a step. `spent` goes on until somebody takes it."""
 
     def __init__(self) -> None:
         """Nothing measured yet."""
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.meter: Meter | None = None
+        """What models compute; None: nobody asks."""
+        self.spent = Spent()
+        self._clock = Stopwatch()
+
+    def begin(self, meter: Meter) -> None:
+        """Read `meter` off after each phase, from now on."""
+        self.meter, self._clock = meter, Stopwatch()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add the time of the block to phase `name`."""
+        self.settle()
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.settle(name)
+
+    def settle(self, name: str = BESIDE) -> None:
+        """Put down what was spent since the last time under `name`."""
+        if self.meter is not None:
+            self.spent.add(name, self._clock.lap(), self.meter.take())
 
     def note(self, text: str) -> None:
         """A remark for the step line."""

@@ -173,6 +173,8 @@ class RunDirectory:
         """Take the lock, repair what a kill left, start log and heartbeat. Raises UsageError if it is in use."""
         self.path = path
         self._status: dict[str, Any] = {"phase": "start", "step": 0, "error": None}
+        self.standing: dict[str, Any] = {}
+        """What status.json says beside the phase, whatever the phase is."""
         self._mutex, self._closing = threading.Lock(), threading.Event()
         with contextlib.ExitStack() as stack:
             stack.enter_context(lock(path))
@@ -231,7 +233,7 @@ class RunDirectory:
     def status(self, phase: str, step: int, error: str | None = None, **more: object) -> None:
         """Say what is being done; `finished`, `failed` and `interrupted` are the endings."""
         with self._mutex:
-            self._status = {"phase": phase, "step": step, "error": error, **more}
+            self._status = {"phase": phase, "step": step, "error": error, **self.standing, **more}
         self._beat()
 
     def offsets(self) -> dict[str, int]:

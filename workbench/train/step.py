@@ -105,7 +105,7 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
     fresh = [r for r in rollouts if r.author == "student" and r.weights_version == version]
     state.replay.admit(fresh, now.rollouts.remembers)
     state.trained += sum(len(s.values[0]) for s in signals)
-    state.memory.observe(recipe, state.clock, Seen(loss=total_loss(signals)))
+    state.memory.observe(recipe, state.clock, Seen(total_loss(signals), grad_norm=grad_norm))
     state.clock = Clock(state.clock.step + 1, state.clock.total)
     refreshed = engine.refresh_teacher(now.refresh, state.clock.step)
     return replace(StepReport.of(state.clock.step, now, observed, signals, grad_norm, refreshed), seen=seen)
