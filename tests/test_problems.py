@@ -17,7 +17,8 @@ import workbench
 from workbench import problems as room
 from workbench.errors import InputError, UsageError
 from workbench.problems import load, pair_with_others, parse_columns
-from workbench.problems.columns import last_boxed, plain_text
+from workbench.problems.chats import plain_text
+from workbench.problems.columns import last_boxed
 from workbench.problems.wording import exact, normalised, reordering_key, same_answer
 from workbench.records import Problem
 
