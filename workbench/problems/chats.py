@@ -32,9 +32,9 @@ class UnusableRow(Exception):
 def why_refused(present: Sequence[str]) -> str:
     """What a known layout without a usable question is, and what to do with it; empty for an unknown one."""
     if {"chosen", "rejected"} <= set(present):
-        return "Preference pairs without a prompt: question and reply are one text. Add a prompt column."
+        return "Preference pairs without a prompt: question and reply are one text. Add a prompt column. "
     if "text" in present:
-        return "A text column does not say where its question ends. Split it into prompt and completion."
+        return "A text column does not say where its question ends. Split it into prompt and completion. "
     return ""
 
 

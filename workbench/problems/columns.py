@@ -99,10 +99,9 @@ def map_columns(read: Rows, given: Mapping[str, str] | None = None) -> ColumnMap
         chosen["solution"] = chosen["solution"] or _reply_column(read, chosen["problem"], present)
     columns = {field: column for field, column in chosen.items() if column}
     if "problem" not in columns:
-        why = why_refused(present) or f"None of {', '.join(CANDIDATES['problem'])}."
         raise InputError(
-            f"{read.label} has no question: it has {', '.join(present) or 'nothing'}. {why} Or map one: "
-            "--columns problem=COLUMN."
+            f"{read.label} has no question: it has {', '.join(present) or 'nothing'}, and none of "
+            f"{', '.join(CANDIDATES['problem'])}. {why_refused(present)}Map one: --columns problem=COLUMN."
         )
     refuse_unpaired(columns, given or {}, present, read.label)
     left_out = {_FIELDS.get(name, name) for name, column in (given or {}).items() if not column}
