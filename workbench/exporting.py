@@ -52,7 +52,8 @@ class Source:
         """Whether an adapter was trained, and stands alone."""
         if self.checkpoint is None:
             return (self.run / "final" / "adapter").is_dir()
-        return self.recipe.adapter is not None
+        base = fork_source(self.config.fork) if self.config.fork else Path(self.config.model)
+        return self.recipe.adapter is not None and not (base / "adapter_config.json").is_file()  # else it is merged in
 
 
 def find(run: Path, which: str | None) -> Source:

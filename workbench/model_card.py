@@ -135,11 +135,10 @@ def _results(about: Subject) -> str:
         e = d["estimate"]
         clear = "clear of noise" if d["clear"] else "within noise"
         said = f"{e['value']:+.3g} [{e['low']:+.3g}, {e['high']:+.3g}], n={e['n']}, {clear}"
-        lines.append(
-            f"{'' if lines[-1].startswith('- ') else chr(10)}- {inline(d['name'])}, {inline(d['figure'])}: {said}"
-        )
+        lines += [] if lines[-1].startswith("- ") else [""]
+        lines.append(f"- {inline(d['name'])}, {inline(d['figure'])}: {said}")
     line = about.results.get("verdict", {}).get("line")
-    said = f"\n\n{inline(line)}" if line else ""
+    said = f"\n\n{printable(line)}" if line else ""
     judge = f"\n\nGreedy decoding, answers read by the verifier `{inline(about.verifier)}`." if about.verifier else ""
     return "\n".join(lines) + said + judge
 

@@ -42,6 +42,8 @@ def export(engine: Engine, folder: Path, card: str, *, merge: bool = False) -> P
     model.save_pretrained(target)
     engine.tokenizer.save_pretrained(target)
     _template_everywhere(target)
+    if apart:
+        _base_from_anywhere(target)
     for place in {folder, target}:  # PEFT leaves a card of its own, in which nothing is filled in
         (place / "README.md").write_text(card, encoding="utf-8", errors="replace")
     for path in folder.rglob("*"):
@@ -57,6 +59,16 @@ def _template_everywhere(target: Path) -> None:
     if jinja.is_file() and config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
         content["chat_template"] = jinja.read_text(encoding="utf-8")
+        config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _base_from_anywhere(target: Path) -> None:
+    """A base that is a folder is named by its whole path: `model` would be another folder elsewhere, or a hub id."""
+    config = target / "adapter_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    base = Path(content["base_model_name_or_path"])
+    if base.is_dir():
+        content["base_model_name_or_path"] = str(base.resolve())
         config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ def refuse_unshareable(folder: Path, name: str) -> None:
         raise UsageError(f"--hub {name} names no repository. One has an owner. Write owner/name.")
     config = folder / "adapter_config.json"
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
-    if base is not None and Path(base).is_dir():
+    if base is not None and (Path(base).is_absolute() or Path(base).is_dir()):
         raise UsageError(
             f"--hub: the adapter's base is {Path(base).name}, a folder of this machine. Nobody else could load it. "
             "Send the merged model: --merged."

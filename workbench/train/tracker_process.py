@@ -95,10 +95,7 @@ class Trackio:
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Tracker`."""
-        import pandas
-
-        # The step is part of the key: under a fixed one only the last table is shown.
-        self._module.log({f"{name}/{step:08d}": self._module.Table(dataframe=pandas.DataFrame(list(rows)))}, step=step)
+        _table(self._module, step, name, rows)
 
     def finish(self) -> None:
         """See `Tracker`."""
@@ -127,13 +124,18 @@ class Wandb:
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Tracker`."""
-        columns = list(rows[0]) if rows else []
-        made = self._module.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
-        self._module.log({f"{name}/{step:08d}": made}, step=step)
+        _table(self._module, step, name, rows)
 
     def finish(self) -> None:
         """See `Tracker`."""
         self._module.finish()
+
+
+def _table(module: Any, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(rows[0]) if rows else []
+    made = module.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
+    # The step is part of the key: under a fixed one only the last table is shown.
+    module.log({f"{name}/{step:08d}": made}, step=step)
 
 
 class TensorBoard:
