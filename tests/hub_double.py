@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 
 class HubDouble(ThreadingHTTPServer):
     """`repos`: name -> private; `files`: name -> content by path; `asked`: (method, path, authorization)."""
@@ -57,8 +59,12 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            hub.repos[name] = asked["private"]
+            hub.repos[name] = asked.get("private", asked.get("visibility", "public") != "public")
             return self._send(200, {"url": f"{hub.url}/{name}", "id": name})
+        if path == "/api/validate-yaml":
+            head = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
+            wrong = [] if "/" in head.get("base_model", "/") else [{"message": "base_model is no id"}]
+            return self._send(200, {"errors": wrong, "warnings": []})
         name = "/".join(path.removeprefix("/api/models/").split("/")[:2])
         if path.endswith("/info/lfs/objects/batch"):
             return self._send(200, {"objects": [self._upload(o) for o in json.loads(body)["objects"]]})
@@ -98,11 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
-        for key, value in {
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            **(headers or {}),
-        }.items():
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)

@@ -11,43 +11,18 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import build_tiny
-from tests.smoke import problems
-from workbench import export, opsd
+from workbench import export
 from workbench.engine.export import licence_of, refuse_quantised
 from workbench.engine.heads import decoder, head_of
 from workbench.errors import InputError
 from workbench.exporting import engine_of, find
 from workbench.train.run_directory import encode, read_jsonl
 
-FLAGS = ["--model", "model", "--problems", "data.jsonl", "--steps", "2", "--batch", "2", "--lr", "1e-2"]
-FLAGS += ["--max-new-tokens", "8", "--eval-problems", "4", "--eval-tokens", "8", "--eval-every", "1"]
-FLAGS += ["--save-every", "1", "--progress", "quiet"]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A folder with three runs: an adapter, all weights, and the second as it was when it was killed after step 1."""
-    folder = tmp_path_factory.mktemp("runs")
-    build_tiny(folder / "model")
-    (folder / "model" / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\nlicense: gpl\n")
-    problems(folder / "data.jsonl", 12)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name, adapter in (("lora", "lora:r=4,alpha=8"), ("full", "none")):
-            assert opsd.main([*FLAGS, "--name", name, "--adapter", adapter]) == 0
-    shutil.copytree(folder / "runs" / "full", folder / "runs" / "killed")
-    for late in ("final", "checkpoints/step-00000002"):
-        shutil.rmtree(folder / "runs" / "killed" / late)
-    status = folder / "runs" / "killed" / "status.json"
-    status.write_text(json.dumps(json.loads(status.read_text()) | {"phase": "training", "step": 1, "pid": 2**30}))
-    return folder
-
 
 @pytest.fixture
-def inside(made: Path, monkeypatch) -> Path:
-    monkeypatch.chdir(made)
-    return made
+def inside(exported_runs: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(exported_runs)
+    return exported_runs
 
 
 @torch.no_grad()

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.hub_double import HubDouble
-from tests.test_exporting import made as made  # the runs of that file
 from workbench import export
 
 TOKEN = "hf_abcSECRET"
 
 
 @pytest.fixture
-def hub(made: Path, monkeypatch):
+def hub(exported_runs: Path, monkeypatch):
     """`hub(me__x=False)` starts a Hub that holds a public me/x, and turns the library to it."""
     from huggingface_hub import constants
 
-    monkeypatch.chdir(made)
+    monkeypatch.chdir(exported_runs)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     started = []
