@@ -10,6 +10,8 @@ from tests.hub_double import HubDouble
 from workbench import export
 
 TOKEN = "hf_abcSECRET"
+# huggingface_hub 2.4 hands the bytes of a large file to its HTTP library in a way that this calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The held-out problems as a task of lm-evaluation-harness: by itself where it is installed, and its files everywhere."""
+"""The held-out problems as a task of lm-evaluation-harness: run where it is installed, and its files everywhere."""
 
 from __future__ import annotations
 
