@@ -113,3 +113,33 @@ def corpora() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("WORKBENCH_CORPORA names no folder: the shared corpora are not at hand")
     return Path(folder)
+
+
+EXPORTED = ["--model", "model", "--problems", "data.jsonl", "--steps", "2", "--batch", "2", "--lr", "1e-2"]
+EXPORTED += ["--max-new-tokens", "8", "--eval-problems", "4", "--eval-tokens", "8", "--eval-every", "1"]
+EXPORTED += ["--save-every", "1", "--progress", "quiet"]
+
+
+@pytest.fixture(scope="session")
+def exported_runs(tmp_path_factory) -> Path:
+    """A folder with three runs: an adapter, all weights, and the second as it was when it was killed after step 1."""
+    import json
+    import shutil
+
+    from tests.smoke import problems
+    from workbench import opsd
+
+    folder = tmp_path_factory.mktemp("runs")
+    build_tiny(folder / "model")
+    (folder / "model" / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\nlicense: gpl\n")
+    problems(folder / "data.jsonl", 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, adapter in (("lora", "lora:r=4,alpha=8"), ("full", "none")):
+            assert opsd.main([*EXPORTED, "--name", name, "--adapter", adapter]) == 0
+    shutil.copytree(folder / "runs" / "full", folder / "runs" / "killed")
+    for late in ("final", "checkpoints/step-00000002"):
+        shutil.rmtree(folder / "runs" / "killed" / late)
+    status = folder / "runs" / "killed" / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"phase": "training", "step": 1, "pid": 2**30}))
+    return folder

@@ -23,7 +23,7 @@ from workbench.engine import loading
 SHOWN = {
     page: [c for c in commands(page) if c.startswith("python -m workbench")]
     for page in pages()
-    if page in (ROOT / "README.md", ROOT / "docs" / "teachers.md")
+    if page in (ROOT / "README.md", ROOT / "docs" / "exports.md", ROOT / "docs" / "teachers.md")
 }
 
 

@@ -17,7 +17,8 @@ import workbench
 from workbench import problems as room
 from workbench.errors import InputError, UsageError
 from workbench.problems import load, pair_with_others, parse_columns
-from workbench.problems.columns import last_boxed, plain_text
+from workbench.problems.chats import plain_text
+from workbench.problems.columns import last_boxed
 from workbench.problems.wording import exact, normalised, reordering_key, same_answer
 from workbench.records import Problem
 
@@ -98,7 +99,9 @@ def test_chat_columns_give_the_last_user_turn(write):
     ]
     found = load(write("chat.jsonl", [{"messages": turns}, {"messages": [{"role": "user", "content": "only"}]}]))
     assert [p.question for p in found.train] == ["second", "only"]
-    assert found.mapping == "problem=messages; the other turns of 1 chats are not shown"
+    assert [p.solution for p in found.train] == ["the answer", None]
+    shown = "problem=messages solution=messages (the reply); the other turns of 1 chats are not shown"
+    assert found.mapping == shown
 
 
 def test_first_match_where_columns_agree(write):

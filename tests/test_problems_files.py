@@ -306,6 +306,11 @@ def test_hub_data_sets(monkeypatch):
     stand_in_hub(monkeypatch, [])
     assert "is empty" in refused("me/data")
     stand_in_hub(monkeypatch, ConnectionError("offline\nlong trace"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = refused("me/data")
+    assert message.startswith("data set 'me/data' is not in the local cache and HF_HUB_OFFLINE is set (offline).")
+    assert message.endswith("--problems data.jsonl.")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     message = refused("me/data")
     assert message.startswith("data set 'me/data' could not be loaded. ConnectionError: offline. Check the name")
     assert "long trace" not in message

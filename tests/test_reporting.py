@@ -5,12 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
-import sys
-import types
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +14,7 @@ import pytest
 from verifiers.verdict import Verdict
 from workbench.errors import UsageError
 from workbench.records import Judged, Problem, Rollout
-from workbench.train.reporting import Alarms, StepLine, Tracking, duration
+from workbench.train.reporting import Alarms, StepLine, duration
 from workbench.train.terminal import Json, Live, Plain, Quiet, Reporter, choose
 
 HOSTILE = [
@@ -346,94 +342,3 @@ def test_missing_and_undefined_figures_are_passed_over() -> None:
     assert alarms.observe({}) == []
     assert alarms.observe({"truncated_share": math.nan, "surprise": None, "statuses": {}}) == []
     assert alarms.state_dict() == {"said": [], "start": {}, "recent": {}}
-
-
-# Trackers
-
-
-class Fake(types.ModuleType):
-    def __init__(self, fail: str = "") -> None:
-        super().__init__("fake")
-        self.calls: list[tuple[Any, ...]] = []
-        self.fail = fail
-
-    def _take(self, name: str, *arguments: Any) -> None:
-        if name == self.fail:
-            raise ConnectionError("\x1b[31mserver gone")
-        self.calls.append((name, *arguments))
-
-    def init(self, **keywords: Any) -> None:
-        self._take("init", keywords)
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        self._take("log", dict(values), step)
-
-    def Table(self, columns: list[str], data: list[list[str]]) -> tuple[str, list[str], list[list[str]]]:
-        return ("table", columns, data)
-
-    def finish(self) -> None:
-        self._take("finish")
-
-
-def track(kind: str, folder: Path, warnings: list[str]) -> Tracking:
-    tracking = Tracking(kind, folder, warnings.append)
-    tracking.start("a", {"lr": 1e-5})
-    tracking.scalars(1, {"loss": 0.5, "bad": math.nan, "text": "x", "none": None})
-    tracking.table(8, "rollouts", [{"text": "![x](http://evil) <img>\x1b[2J" + "y" * 9000, "n": 3}])
-    tracking.finish()
-    return tracking
-
-
-@pytest.mark.parametrize("kind", ["trackio", "wandb"])
-def test_a_tracker_gets_four_calls(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake, warnings = Fake(), list[str]()
-    monkeypatch.setitem(sys.modules, kind, fake)
-    assert track(kind, tmp_path, warnings).failures == 0
-    assert warnings == []
-    start, scalars, table, finish = fake.calls
-    assert start == ("init", {"project": "opsd", "name": "a", "config": {"lr": 1e-5}})
-    assert scalars == ("log", {"loss": 0.5}, 1)
-    (key, (_, columns, [cells])) = next(iter(table[1].items()))
-    assert (key, table[2], columns) == ("rollouts/00000008", 8, ["text", "n"])
-    assert cells[1] == "3"
-    assert len(cells[0]) == 4096
-    assert "\x1b" not in cells[0]
-    if kind == "trackio":  # renders cells as Markdown
-        assert cells[0].startswith(r"\!\[x\]\(http://evil\) \&lt;img\&gt;")
-    assert finish == ("finish",)
-
-
-@pytest.mark.parametrize(("fail", "failures"), [("init", 4), ("log", 2), ("finish", 1)])
-def test_a_tracker_that_fails_is_said_once_and_counted(
-    fail: str, failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake, warnings = Fake(fail), list[str]()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    # One that never started has nothing to finish.
-    assert track("wandb", tmp_path, warnings).failures == (failures - 1 if fail == "init" else failures)
-    (warning,) = warnings
-    assert warning.startswith("tracker wandb failed in ")
-    assert "ConnectionError: \\x1b[31mserver gone" in warning
-
-
-def test_a_tracker_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    warnings: list[str] = []
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    track("wandb", tmp_path, warnings)
-    (warning,) = warnings
-    assert 'pip install ".[track]"' in warning
-
-
-def test_no_tracker_is_no_call_and_no_file(tmp_path: Path) -> None:
-    warnings: list[str] = []
-    assert track("none", tmp_path, warnings).failures == 0
-    assert warnings == []
-    assert os.listdir(tmp_path) == []
-
-
-def test_tensorboard_writes_below_the_run(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    warnings: list[str] = []
-    assert track("tensorboard", tmp_path, warnings).failures == 0
-    assert warnings == []
-    assert list((tmp_path / "tensorboard").iterdir())

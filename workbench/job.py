@@ -16,25 +16,27 @@ from workbench.config import RunConfig, as_dict
 from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
-from workbench.engine.export import export
+from workbench.engine.export import export, ways_to_use
 from workbench.errors import InputError, Interrupted, JudgingError, TrainingError, UsageError
 from workbench.estimates import estimate
 from workbench.inspector.audit import completion_room, prompt_lengths
+from workbench.model_card import Subject, card
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
 from workbench.problems import ProblemSet
 from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_difference, refuse_other_models
 from workbench.recording import Recorder
-from workbench.summary import card, evaluation_text, header_lines
+from workbench.summary import evaluation_text, header_lines
 from workbench.train import checkpoint, loop, snapshot
 from workbench.train.accounts import Price
 from workbench.train.evaluate import Asked, Evaluation, HeldOutDivergence, evaluate, verify_with
 from workbench.train.interrupts import Interrupts
 from workbench.train.loop import LoopSettings
-from workbench.train.reporting import Tracking, resume_command
+from workbench.train.reporting import resume_command
 from workbench.train.run_directory import JsonLines, RunDirectory, made_up_name, read_jsonl
 from workbench.train.step import State
 from workbench.train.terminal import Reporter, choose
+from workbench.train.tracking import Tracking
 
 _log = logging.getLogger(__name__)
 
@@ -240,7 +242,8 @@ class Job:
         self._status("training", state.clock.step)
         verify = verify_with(self.planned.verifier)
         try:
-            return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
+            with contextlib.closing(recorder):
+                return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
         except TrainingError as error:
             assert self.directory is not None
             saved = checkpoint.newest(self.directory.checkpoints)
@@ -271,11 +274,15 @@ class Job:
             self.reporter.result(name, line, data.get(name))
         final = self.directory.path / "final"
         self.directory.standing["accounts"] = took = recorder.accounts.settled()
-        target = export(state.engine, final, card(self.config, self.planned, state.engine, data | {"accounts": took}))
+        about = Subject(
+            self.directory.path, self.config, self.planned.recipe, state.engine, state.clock.step, self.planned.steps,
+            self.planned.problems, data | {"accounts": took}, verifier=self.planned.verifier,
+        )  # fmt: skip
+        target = export(state.engine, final, card(about))
         facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
-        recorder.tracking.finish()
         self.directory.status("finished", state.clock.step, **facts)
         self.reporter.result("saved", f"{target}", facts)
+        self.reporter.result("use", "\n".join(ways_to_use(target)))
         return 0
 
     # -- small -------------------------------------------------------------------------------------------------

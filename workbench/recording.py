@@ -23,11 +23,12 @@ from workbench.records import Judged
 from workbench.train import accounts, snapshot
 from workbench.train.checkpoint import Checkpoint
 from workbench.train.report import StepReport, words
-from workbench.train.reporting import Alarms, StepLine, Tracking
+from workbench.train.reporting import Alarms, StepLine
 from workbench.train.run_directory import RunDirectory
 from workbench.train.saturation import Saturation
 from workbench.train.step import State
 from workbench.train.terminal import Reporter
+from workbench.train.tracking import Tracking
 
 
 class Recorder:
@@ -139,6 +140,10 @@ class Recorder:
         }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
         self.directory.status("training", step)
+
+    def close(self) -> None:
+        """No step will come: the tracker sends what waits."""
+        self.tracking.finish()
 
     def evaluate(self) -> None:
         """Between steps, if asked for."""

@@ -1,23 +1,15 @@
-"""What a run tells a person: the header before step 1, the table and the verdict at the end, the model card."""
+"""What a run tells a person: the header before step 1, the table and the verdict at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from workbench import __version__
-from workbench.config import RunConfig
-from workbench.engine.embedded import EMBEDDED
 from workbench.engine.engine import Engine
-from workbench.engine.export import model_card
 from workbench.inspector.audit import Audit
 from workbench.planning import Plan
 from workbench.recipe import Recipe
-from workbench.records import Case
-from workbench.text import printable
-from workbench.train import accounts
 from workbench.train.evaluate import Evaluation, headline
 from workbench.train.intervals import (
     Difference,
@@ -77,60 +69,3 @@ def evaluation_text(
         text.insert(1, ("divergence", f"{name} {old.text(3)} -> {new.text(3)}"))
         data["divergence"] = {"name": name, "before": old.as_dict(), "after": new.as_dict()}
     return text, data
-
-
-def card(config: RunConfig, planned: Plan, engine: Engine, data: Mapping[str, Any]) -> str:
-    """README.md of the trained model: what it is, both prompts word for word, results with n, limits."""
-    recipe, base = planned.recipe, EMBEDDED[config.model][1] if config.model in EMBEDDED else config.model
-    facts: dict[str, object] = {
-        "base_model": base,
-        "base_model_relation": "adapter" if engine.adapter else "finetune",
-        "library_name": "peft" if engine.adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["self-distillation", recipe.name],
-    }
-    problem = planned.train[0]
-    prompts = [("Student's prompt", engine.prompt(recipe.student, Case(problem)).text)]
-    if recipe.teacher is not None and engine.sees("teacher"):
-        prompts.append(("Teacher's prompt", engine.prompt(recipe.teacher, Case(problem), "teacher").text))
-    body = [f"Trained with opsd-workbench {__version__} from `{_plain(base)}`.", "", _fenced(recipe.describe())]
-    if engine.external is not None:
-        body += ["", f"The teacher was {engine.external.kind}: `{_plain(engine.external.source)}`."]
-    for title, text in prompts:
-        body += ["", f"## {title}", "", _fenced(text)]
-    body += ["", "## Results", "", _fenced(_results(data))]
-    if "accounts" in data:
-        body += ["", "## What it took", "", _fenced("\n".join(accounts.lines(data["accounts"])))]
-    body += ["", "## Limits", "", _limits(planned, engine)]
-    return model_card(f"{recipe.name} on {_plain(base)}", facts, "\n".join(body))
-
-
-def _results(data: Mapping[str, Any]) -> str:
-    rows: Sequence[Mapping[str, Any]] = data.get("arms", ())
-    lines = [
-        f"{r['name']}: correct {r['correct']}/{r['judged']} [{r['accuracy']['low']:.2f}, {r['accuracy']['high']:.2f}], "
-        f"{r['tokens']['value']:.0f} tokens, truncated {r['truncated']}, unparsed {r['unparsed']}"
-        for r in rows
-    ]
-    return "\n".join([*lines, str(data.get("verdict", {}).get("line", "not evaluated"))])
-
-
-def _limits(planned: Plan, engine: Engine) -> str:
-    notes = "; ".join(engine.loaded.notes) or "none"
-    return (
-        f"Evaluated greedily on {len(planned.held_out)} held-out problems of `{_plain(planned.problems.source)}` and "
-        "nothing else. "
-        f"Notes on the base: {notes}. One training run, seed in run.json."
-    )
-
-
-def _plain(text: str) -> str:
-    """A name inside Markdown: one line, nothing that formats."""
-    return printable(text).translate(dict.fromkeys(map(ord, "`<>[]*_\\#"), "-"))
-
-
-def _fenced(text: str) -> str:
-    text = printable(text, lines=True)
-    longest = max((len(run) for run in text.split() if set(run) == {"`"}), default=2)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from workbench.errors import InputError, UsageError, nearest
+from workbench.problems.chats import (
+    UnusableRow,
+    has_reply,
+    question_text,
+    refuse_unpaired,
+    reply_text,
+    whole_text,
+    why_refused,
+)
 from workbench.problems.reading import Row, Rows
 from workbench.records import Problem
 
@@ -41,10 +48,6 @@ _ANSWER_RULES = (("####", "after ####"), ("\\boxed", "last \\boxed"))
 """A mark that some row of the column must hold, and what is then read of every row."""
 
 
-class UnusableRow(Exception):
-    """This row cannot be a problem; the text says why and is counted."""
-
-
 @dataclass(frozen=True)
 class ColumnMap:
     """Where each field comes from."""
@@ -59,11 +62,15 @@ class ColumnMap:
     n_chats: int = 0
     """Rows whose chat has turns beside the question, such as a system turn: those are not shown."""
 
+    @property
+    def _replies(self) -> bool:
+        return self.columns.get("solution") == self.columns["problem"]
+
     def __str__(self) -> str:
         """What is printed: `problem=question solution=answer (before ####) answer=answer (after ####)`."""
         parts = {
             "answer": f" ({self.answer_rule})" if self.answer_rule else "",
-            "solution": " (before ####)" if self.worked else "",
+            "solution": " (before ####)" if self.worked else " (the reply)" if self._replies else "",
         }
         shown = [
             f"{field}={self.columns[field]}{parts.get(field, '')}" for field in CANDIDATES if field in self.columns
@@ -88,17 +95,20 @@ def map_columns(read: Rows, given: Mapping[str, str] | None = None) -> ColumnMap
     for field in CANDIDATES:
         if field not in chosen:
             chosen[field] = _first_match(read, field, present)
+    if "solution" not in (given or {}):
+        chosen["solution"] = chosen["solution"] or _reply_column(read, chosen["problem"], present)
     columns = {field: column for field, column in chosen.items() if column}
     if "problem" not in columns:
         raise InputError(
             f"{read.label} has no question: it has {', '.join(present) or 'nothing'}, and none of "
-            f"{', '.join(CANDIDATES['problem'])}. Map one: --columns problem=COLUMN."
+            f"{', '.join(CANDIDATES['problem'])}. {why_refused(present)}Map one: --columns problem=COLUMN."
         )
+    refuse_unpaired(columns, given or {}, present, read.label)
     left_out = {_FIELDS.get(name, name) for name, column in (given or {}).items() if not column}
     rule, worked = _place_answer(read, columns, left_out)
     used = {column.split(".")[0] for column in columns.values()} | set(columns.values())
     unused = tuple(name for name in present if name not in used)
-    n_chats = sum(_n_turns(pick(row, columns["problem"])) > 1 for row in read.rows)
+    n_chats = sum(_more_turns(row, columns) for row in read.rows)
     return ColumnMap(columns, rule, worked, unused, n_chats)
 
 
@@ -107,8 +117,9 @@ def problem_from(row: Row, place: str, columns: ColumnMap, default_id: str) -> P
 
     def text(field: str) -> str | None:
         column = columns.columns.get(field)
-        read = question_text if field == "problem" else plain_text
-        return None if column is None else _clean(read(pick(row, column), f"{place}, column {column}"))
+        if column is None:
+            return None
+        return _clean(_reader(field, column)(pick(row, column), f"{place}, column {column}"))
 
     question = text("problem")
     if question is None:
@@ -151,41 +162,6 @@ def pick(row: Row, column: str | None) -> Any:
     return value
 
 
-def question_text(value: Any, where: str) -> str | None:
-    """The question: a text, or the last user turn of a chat, whose content may come in parts."""
-    if isinstance(value, Mapping) and "content" in value:
-        value = [{"role": "user", **value}]
-    if isinstance(value, list) and value and all(isinstance(turn, Mapping) and "role" in turn for turn in value):
-        asked = [turn for turn in value if turn["role"] == "user"]
-        content = asked[-1].get("content") if asked else None
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-        return plain_text(content, where)
-    return plain_text(value, where)
-
-
-def plain_text(value: Any, where: str) -> str | None:
-    """A scalar as text: 66.0 stays `66.0`, 1e22 is written out, not-a-number is nothing. Raises InputError."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float | Decimal):
-        return (
-            format(Decimal(repr(value)) if isinstance(value, float) else value, "f") if math.isfinite(value) else None
-        )
-    if isinstance(value, list | tuple) and len(value) == 1:
-        return plain_text(value[0], where)
-    if isinstance(value, Mapping | list | tuple):
-        inner = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"0 to {len(value) - 1}"
-        raise InputError(
-            f"{where}: a nested value where a text is expected. Map a part of it with a dot: it holds {inner[:80]}."
-        )
-    return str(value)
-
-
 def _final(text: str, rule: str) -> str | None:
     """What the rule takes for the answer in a text; None where its mark is absent."""
     if rule == "after ####":
@@ -211,8 +187,11 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def _n_turns(value: Any) -> int:
-    return len(value) if isinstance(value, list | tuple) else 1
+def _more_turns(row: Row, columns: Mapping[str, str]) -> bool:
+    """Whether a chat has turns that are neither the question nor the reply that is the solution."""
+    chat = pick(row, columns["problem"])
+    replied = columns.get("solution") == columns["problem"] and has_reply(chat)
+    return isinstance(chat, list | tuple) and len(chat) > 1 + replied
 
 
 def _checked(read: Rows, given: dict[str, str], present: Sequence[str]) -> dict[str, str]:
@@ -225,6 +204,19 @@ def _checked(read: Rows, given: dict[str, str], present: Sequence[str]) -> dict[
             raise UsageError(f"--columns {name}={column}: {read.label} has no {column}. {nearest(column, present)}")
         chosen[field] = column
     return chosen
+
+
+def _reader(field: str, column: str) -> Callable[[Any, str], str | None]:
+    if field == "problem":
+        return question_text
+    return whole_text if column == "privileged_context" else reply_text
+
+
+def _reply_column(read: Rows, question: str, present: Sequence[str]) -> str:
+    """Where a solution is looked for that no column is named after: the completion, or the reply that ends a chat."""
+    if "completion" in present:
+        return "completion"
+    return question if question and any(has_reply(pick(row, question)) for row in read.rows) else ""
 
 
 def _first_match(read: Rows, field: str, present: Sequence[str]) -> str:
@@ -251,12 +243,12 @@ def _mentions(read: Rows, column: str, mark: str) -> bool:
 
 
 def _refuse_ambiguity(read: Rows, field: str, found: Sequence[str]) -> None:
-    reader: Callable[[Any, str], object] = question_text if field == "problem" else plain_text
     first, *rest = found
     for row, place in zip(read.rows, read.places, strict=True):
         for other in rest:
             values = row.get(first), row.get(other)
-            if None not in values and reader(values[0], place) != reader(values[1], place):
+            one, two = (_reader(field, c)(v, place) for c, v in zip((first, other), values, strict=True))
+            if None not in values and one != two:
                 raise InputError(
                     f"{read.label}: {field} could be {first} or {other}, which differ (first: {place}). "
                     f"Say which: --columns {field}={first}."

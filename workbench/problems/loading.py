@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import verifiers
 from workbench.errors import InputError, UsageError, nearest
 from workbench.problems import columns as cols
+from workbench.problems.chats import UnusableRow
 from workbench.problems.coding import code_problems, in_our_columns
 from workbench.problems.pairing import split_train_held_out
 from workbench.problems.procedural import BRIEF, STEP_BY_STEP, Sums, reasoning_gym_problems
@@ -182,7 +183,7 @@ def _from_rows(read: Rows, given: Mapping[str, str] | None) -> ProblemSet:
     for at, (row, place) in enumerate(zip(read.rows, read.places, strict=True)):
         try:
             problem = cols.problem_from(row, f"{read.label} {place}", mapping, f"{read.stem}-{at:05d}")
-        except cols.UnusableRow as reason:
+        except UnusableRow as reason:
             dropped[str(reason)] += 1
             continue
         first = by_question.setdefault(exact(problem.question), problem)

@@ -71,6 +71,11 @@ def read_hub(source: str, split: str | None, limit: int | None) -> Rows:
         loaded = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # the Hub, the network, a script or a file: all end here, none is ours
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+            raise InputError(
+                f"data set '{name}' is not in the local cache and HF_HUB_OFFLINE is set ({reason}). Nothing was asked "
+                "of the Hub. Unset it, or give a file: --problems data.jsonl."
+            ) from error
         raise InputError(
             f"data set '{name}' could not be loaded. {type(error).__name__}: {reason}. "
             "Check the name (owner/name[:config]), --split, the connection, and hf auth login if it is private."

@@ -1,17 +1,14 @@
-"""What a run says: the line of a step, alarms, trackers; and how anybody reads a run's state from its files."""
+"""What a run says: the line of a step, alarms; and how anybody reads a run's state from its files."""
 
 from __future__ import annotations
 
-import html
-import importlib
 import math
-import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from workbench.text import printable
 from workbench.train.interrupts import alive, amount, read_json
@@ -21,8 +18,6 @@ State = Literal["running", "stalled", "interrupted", "finished", "failed", "dead
 ENDINGS = ("finished", "failed", "interrupted")
 STALE = 30.0
 """Seconds without a heartbeat after which a run no longer counts as running."""
-CELL = 4096
-"""Characters of a tracker's table cell: their servers refuse or hang on more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,123 +154,6 @@ def _error_share(figures: Mapping[str, Any]) -> float:
         return float(figures["verifier_error_share"])
     counts = figures.get("statuses") or {}
     return counts.get("error", 0) / max(1, sum(counts.values()))
-
-
-class Tracker(Protocol):
-    """Where numbers go beside the run directory."""
-
-    def start(self, name: str, config: Mapping[str, Any]) -> None:
-        """Open a run."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step."""
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with the same keys."""
-
-    def finish(self) -> None:
-        """Close it."""
-
-
-class Tracking:
-    """A tracker that cannot fail a run: the first failure is said, all are counted, training goes on."""
-
-    def __init__(self, kind: str, folder: Path, warn: Callable[[str], None]) -> None:
-        """`kind` is none, trackio, wandb or tensorboard; the library is imported by `start`."""
-        makers: dict[str, Callable[[], Tracker]] = {
-            "trackio": lambda: _Hosted("trackio"),
-            "wandb": lambda: _Hosted("wandb"),
-            "tensorboard": lambda: _TensorBoard(folder / "tensorboard"),
-        }
-        self.failures = 0
-        self._kind, self._warn = kind, warn
-        self._tracker = makers[kind]() if kind != "none" else None
-
-    def start(self, name: str, config: Mapping[str, Any]) -> None:
-        """Open a run."""
-        self._call("start", name, config)
-
-    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """The finite numbers among `values`."""
-        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-        self._call("scalars", step, numbers)
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as text: one type a column, cells capped, nothing in them obeyed."""
-        safe = printable if self._kind == "wandb" else _markdown
-        cells = [{printable(k): safe(v, lines=True)[:CELL] for k, v in row.items()} for row in rows]
-        self._call("table", step, name, cells)
-
-    def finish(self) -> None:
-        """Close it."""
-        self._call("finish")
-
-    def _call(self, what: str, *arguments: object) -> None:
-        if self._tracker is None:
-            return
-        try:
-            getattr(self._tracker, what)(*arguments)
-        except Exception as error:  # whatever a tracker does, the run goes on
-            self.failures += 1
-            if self.failures == 1:
-                missing = isinstance(error, ImportError)
-                do = 'pip install ".[track]".' if missing else "The run goes on; its files are complete."
-                self._warn(plain(f"tracker {self._kind} failed in {what}: {type(error).__name__}: {error}. {do}"))
-
-
-def _markdown(text: object, *, lines: bool = False) -> str:
-    """For trackers that render cells: an image in a model's text must not be fetched."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~&<>])", r"\\\1", html.escape(printable(text, lines=lines)))
-
-
-class _Hosted:
-    """Trackio and W&B share their calls."""
-
-    def __init__(self, library: str) -> None:
-        self._library = library
-        self._module: Any = None
-
-    def start(self, name: str, config: Mapping[str, Any]) -> None:
-        module = importlib.import_module(self._library)
-        module.init(project="opsd", name=name, config=dict(config))
-        self._module = module
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._module.log(dict(values), step=step)
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        columns = list(rows[0]) if rows else []
-        made = self._module.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
-        # The step is part of the key: under a fixed one only the last table is shown.
-        self._module.log({f"{name}/{step:08d}": made}, step=step)
-
-    def finish(self) -> None:
-        if self._module is not None:
-            self._module.finish()
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writer: Any = None
-
-    def start(self, name: str, config: Mapping[str, Any]) -> None:
-        module = importlib.import_module("torch.utils.tensorboard")
-        self._writer = module.SummaryWriter(str(self._folder))
-        self._writer.add_text("config", _markdown(f"{name}: {dict(config)}"))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        for i, row in enumerate(rows):
-            text = "\n\n".join(f"{_markdown(k)}: {v}" for k, v in row.items())
-            self._writer.add_text(f"{name}/{step:08d}/{i}", text, step)
-
-    def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
 
 @dataclass(frozen=True)
