@@ -76,7 +76,7 @@ def _probed(run: Recorded, asked: argparse.Namespace) -> list[Section]:
     from workbench.assembly import build_engine
     from workbench.engine.allocator import retain_heap
     from workbench.inspector.report.probes import Asked, Probe
-    from workbench.job import fitting
+    from workbench.fitting import fitting
 
     if run.planned is None:
         raise InputError(
