@@ -1,9 +1,11 @@
-"""What one process and several must agree on, by whoever runs it: `torchrun ... -m tests.shared_out MODEL OUT [CASES]`."""
+"""What one process and several must agree on, by whoever runs it: `torchrun ... -m tests.shared_out MODEL OUT CASES`.
+
+Float64, so that agreement is to rounding. `tests/test_ranks.py` compares.
+"""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +67,11 @@ RUNS: dict[str, Recipe] = {
     ),
     "surveyed": recipe(curriculum=BetaKernel(rollouts=2, stages=(0.0,))),
     "another model": recipe(refresh=EXTERNAL),
+    "resumed": recipe(
+        refresh=ema(0.5),
+        rollouts=AdaptiveOffPolicy(student=0.95, fresh=0.5, remembers=4),
+        plans=(Hardest(share=ShareByLoss(warmup=0.0, tolerance=1e-4, change=0.3)),),
+    ),
     "adapter": recipe(adapter="lora:r=4,alpha=8"),
     "adapter, moving average": recipe(adapter="lora:r=4,alpha=8", refresh=ema(0.5)),
 }
@@ -91,8 +98,15 @@ def weights(engine: Engine) -> dict[str, torch.Tensor]:
     return found | {f"teacher.{n}": whole(t).clone() for n, t in engine.teacher.tensors().items()}
 
 
-def trained(name: str, model: str, ranks: Ranks, start: Checkpoint | None = None, steps: int = STEPS) -> dict[str, Any]:
-    """What a few steps leave behind: rollouts, figures, weights, what a checkpoint remembers."""
+def trained(
+    name: str,
+    model: str,
+    ranks: Ranks,
+    start: Checkpoint | None = None,
+    steps: int = STEPS,
+    root: Path | None = None,
+) -> dict[str, Any]:
+    """What a few steps leave behind: rollouts, figures, weights, what a checkpoint remembers (written to `root`)."""
     chosen = RUNS[name]
     engine = engine_for(chosen, model, ranks)
     state = State(engine, Clock(0, STEPS))
@@ -104,17 +118,11 @@ def trained(name: str, model: str, ranks: Ranks, start: Checkpoint | None = None
         survey(chosen, state, PROBLEMS, verify)
         report = train_step(chosen, state, batch(state.clock.step), verify)
         assert report is not None
-        shown = [
-            (j.rollout.problem.id, j.rollout.tokens, j.advantage, report.entries.get(id(j.rollout)))
-            for j in report.judged
-        ]
-        rows.append((report.metrics(), shown))
-    return {
-        "rows": rows,
-        "weights": weights(engine),
-        "remembered": state.remembered(),
-        "hash": snapshot.weights_hash(engine),
-    }
+        shown = [(j.rollout.problem.id, j.rollout.tokens, j.advantage) for j in report.judged]
+        rows.append((report.metrics(), shown, [report.entries.get(id(j.rollout)) for j in report.judged]))
+    if root is not None:
+        snapshot.save(snapshot.Vault(root, "x"), engine, chosen, steps, state.remembered())
+    return {"rows": rows, "weights": weights(engine), "remembered": state.remembered()}
 
 
 def evaluated(model: str, ranks: Ranks) -> dict[str, Any]:
@@ -129,17 +137,19 @@ def evaluated(model: str, ranks: Ranks) -> dict[str, Any]:
     return {"before": before, "after": held_out.measure(), "answers": [vars(a) for a in arm.answers]}
 
 
-def saved(model: str, ranks: Ranks, out: Path) -> dict[str, Any]:
-    """One step, a checkpoint, a fresh engine, the rest."""
-    chosen, name = RUNS["moving average"], "moving average"
-    engine = engine_for(chosen, model, ranks)
+def first_step(model: str, out: Path) -> None:
+    """A checkpoint of one process for `went_on`."""
+    engine, chosen = engine_for(RUNS["resumed"], model, ALONE), RUNS["resumed"]
     snapshot.base_fingerprint(engine)
     state = State(engine, Clock(0, STEPS))
     train_step(chosen, state, batch(0), verify)
-    root = out / f"by-{ranks.size}-{ranks.asked}"
-    snapshot.save(snapshot.Vault(root, "x"), engine, chosen, 1, state.remembered())
-    found = ranks.told(lambda: at(root / "step-00000001"))
-    return trained(name, model, ranks, found)
+    snapshot.save(snapshot.Vault(out / "one", "x"), engine, chosen, 1, state.remembered())
+
+
+def went_on(model: str, ranks: Ranks, out: Path) -> dict[str, Any]:
+    """The second step, from a checkpoint of one process; and a checkpoint for whoever takes the third."""
+    found = ranks.told(lambda: at(out / "one" / "step-00000001"))
+    return trained("resumed", model, ranks, found, steps=2, root=out / ranks.asked)
 
 
 def assembled(model: str, ranks: Ranks) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def cases(ranks: Ranks, model: str, out: Path) -> dict[str, Callable[[], Any]]:
             found[f"run: {name}"] = lambda name=name: trained(name, model, ranks)
     return found | {
         "evaluated": lambda: evaluated(model, ranks),
-        "saved": lambda: saved(model, ranks, out),
+        "went on": lambda: went_on(model, ranks, out),
         "assembled": lambda: assembled(model, ranks),
     }
 
@@ -184,9 +194,7 @@ def main(model: str, out: Path, names: set[str]) -> None:
             for name, work in cases(here, model, out).items():
                 if names and name not in names:
                     continue
-                start = time.perf_counter()
                 found[name] = work()
-                print(f"{time.perf_counter() - start:.1f}", strategy, name, file=sys.stderr, flush=True)
             if ranks.first:
                 torch.save(found, out / f"{strategy}-{ranks.size}.pt")
 
@@ -196,5 +204,3 @@ if __name__ == "__main__":
 
     norms_in_float64()
     main(sys.argv[1], Path(sys.argv[2]), set(sys.argv[3:]))
-
-assert ALONE.size == 1

@@ -10,9 +10,12 @@ A world of one imports no torch.distributed and calls nothing.
 from __future__ import annotations
 
 import contextlib
+import re
+import signal
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -202,6 +205,8 @@ def joined(asked: Parallel, device: str = "auto") -> Iterator[Ranks]:
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if device in ("auto", "cuda") and torch.cuda.is_available() else "gloo"
+    # When one process ends torchrun asks the others to: what happened is still to be said, and 30 s are enough for it.
+    signal.signal(signal.SIGTERM, _hear_out)
     try:
         dist.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
@@ -218,6 +223,10 @@ def joined(asked: Parallel, device: str = "auto") -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
+def _hear_out(number: int, frame: FrameType | None) -> None:
+    """A handler, not "ignore": programs that are started would inherit that."""
+
+
 def _connection(error: RuntimeError) -> bool:
     import torch.distributed as dist
 
@@ -226,4 +235,6 @@ def _connection(error: RuntimeError) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    """What went wrong, without where in the library, and without its guess why."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^\]]*\] ?", "", line).split(". This is typically")[0][:160].rstrip(".")
