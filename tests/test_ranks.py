@@ -82,7 +82,7 @@ def test_two_processes_are_one(two, name: str, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_process_goes_on_where_two_were(two, strategy: str) -> None:
-    """One step alone, one on two ranks, one alone: the run that never changed. Teacher, replay and schedule included."""
+    """One step alone, one on two ranks, one alone: the run that never changed, teacher, replay and schedule with it."""
     folder, _ = two
     model = str(folder / "tiny")
     whole = shared_out.trained("resumed", model, ALONE)
