@@ -15,7 +15,7 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd app controls compare test check slow browser gpu smoke golden docs bench judging format notebooks pictures
+.PHONY: setup opsd app controls compare test check slow net browser gpu smoke golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -64,7 +64,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not browser" $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not browser and not net" $(ARGS)
+
+# Two hosts on this machine, a network namespace each; as root.
+net: $(STAMP)
+	$(BIN)/python -m pytest -m net $(ARGS)
 
 # The app and its pages in the system's Chromium: the token view; ALL=1 every screen too, which trains and takes minutes.
 browser: $(STAMP)

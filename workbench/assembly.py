@@ -10,6 +10,7 @@ from workbench.config import RunConfig
 from workbench.engine.capabilities import needed, refuse_unfit
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import Loaded, load, pick_device, pick_dtype
+from workbench.engine.ranks import ALONE, Ranks
 from workbench.engine.roles import Cast
 from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
 from workbench.errors import UsageError
@@ -49,9 +50,9 @@ def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: t
     return cast
 
 
-def build_engine(config: RunConfig, planned: Plan) -> Engine:
+def build_engine(config: RunConfig, planned: Plan, ranks: Ranks = ALONE) -> Engine:
     """Model, tokenizer, adapter and teacher as the configuration and the recipe say."""
-    cast, device = invited(config, planned), pick_device(config.device)
+    cast, device = invited(config, planned), ranks.device(pick_device(config.device))
     adapter = planned.recipe.adapter
     source = str(fork_source(config.fork)) if config.fork else config.model
     loaded = load(
@@ -63,6 +64,7 @@ def build_engine(config: RunConfig, planned: Plan) -> Engine:
         decode_rows=64 if device.type == "cpu" else 256,
         micro_tokens=micro,
         activation_checkpointing=config.activation_checkpointing,
+        ranks=ranks,
     )
     cast = joined(cast, config, planned, loaded, device)
     torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws

@@ -179,7 +179,8 @@ def run_command(body: Callable[[], int], *, debug: bool = False) -> int:
         return stop.exit_code
     except WorkbenchError as error:
         logger.error("%s", error, exc_info=True)
-        _say_error(str(error), debug)
+        if not _said_elsewhere(error):
+            _say_error(str(error), debug)
         return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
@@ -193,6 +194,12 @@ def run_command(body: Callable[[], int], *, debug: bool = False) -> int:
         logger.error("bug", exc_info=True)
         _say_error(_bug(error), debug)
         return 1
+
+
+def _said_elsewhere(error: WorkbenchError) -> bool:
+    """Whether the first process of a run says the same: what is wrong with a command is wrong in each of them."""
+    follows = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+    return follows and (error.shared or isinstance(error, UsageError))
 
 
 def _bug(error: Exception) -> str:

@@ -28,7 +28,7 @@ ALIASES = {
 }
 """Flag names of TRL and transformers whose meaning is the same, and nothing else."""
 
-THIS_TIME_ONLY = frozenset({"resume", "fresh", "dry_run", "debug"})
+THIS_TIME_ONLY = frozenset({"resume", "fresh", "dry_run", "debug", "parallel"})
 """Fields that say what one start of the command does: a stored configuration that is used again leaves them out."""
 
 
@@ -76,6 +76,9 @@ class RunConfig:
     """Type the weights are held in; auto is float32, but bfloat16 on a GPU when only an adapter trains."""
     engine: Literal["hf"] = "hf"
     """Who generates."""
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How the processes that torchrun started hold the model: ddp, all of it in each; fsdp2, its tensors split among
+    them; auto is ddp while it fits. In one process leave it."""
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 

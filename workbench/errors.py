@@ -9,6 +9,7 @@
 | `ResourceError` (RuntimeError) | 4 | memory or disk |
 | `TrainingError` (RuntimeError) | 1 | training cannot go on |
 | `JudgingError` (TrainingError) | 1 | the jail is lost; saved, to be resumed |
+| `ProcessLost` (RuntimeError) | 5 | another process of the run is gone; to be resumed |
 | `Interrupted` | 130, 143 | the user stopped; what was done is saved |
 """
 
@@ -22,6 +23,8 @@ class WorkbenchError(Exception):
     """Base of everything raised on purpose. The text is `WHAT. WHY. DO.`, first line under 120 characters."""
 
     exit_code = 1
+    shared = False
+    """Whether every process of the run raised it: then the first one says it."""
 
 
 class UsageError(WorkbenchError, ValueError):
@@ -52,6 +55,12 @@ class TrainingError(WorkbenchError, RuntimeError):
 
 class JudgingError(TrainingError):
     """Programs can no longer be judged in isolation; what was learnt so far is intact."""
+
+
+class ProcessLost(WorkbenchError, RuntimeError):
+    """One of several processes died or cannot be reached; what was saved is intact."""
+
+    exit_code = 5
 
 
 class Interrupted(WorkbenchError):

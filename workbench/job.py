@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,14 @@ from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.engine.export import export, ways_to_use
-from workbench.errors import InputError, Interrupted, JudgingError, TrainingError, UsageError
+from workbench.engine.ranks import ALONE, Agreed, Ranks, joined
+from workbench.errors import Interrupted, JudgingError, TrainingError, UsageError
 from workbench.estimates import estimate
-from workbench.inspector.audit import completion_room, prompt_lengths
+from workbench.fitting import fitting, output_state, trained
+from workbench.following import Elsewhere, Follower
 from workbench.model_card import Subject, card
 from workbench.parts.schedules import Clock
 from workbench.planning import Plan, plan
-from workbench.problems import ProblemSet
 from workbench.provenance import config_hash, engine_facts, plan_facts, refuse_difference, refuse_other_models
 from workbench.recording import Recorder
 from workbench.summary import evaluation_text, header_lines
@@ -35,7 +35,7 @@ from workbench.train.loop import LoopSettings
 from workbench.train.reporting import resume_command
 from workbench.train.run_directory import JsonLines, RunDirectory, made_up_name, read_jsonl
 from workbench.train.step import State
-from workbench.train.terminal import Reporter, choose
+from workbench.train.terminal import Reporter, choose, silent
 from workbench.train.tracking import Tracking
 
 _log = logging.getLogger(__name__)
@@ -44,21 +44,35 @@ _log = logging.getLogger(__name__)
 def run(config: RunConfig) -> int:
     """Run `config` to its end; returns the exit code. Raises WorkbenchError for whatever the user can mend."""
     retain_heap()
-    planned = plan(config)
-    invited(config, planned)
-    directory = None
-    with Interrupts() as stopped, choose(config.progress) as reporter:
-        if not config.dry_run:
-            directory = open_directory(config, planned)
-        try:
-            return Job(config, planned, reporter, stopped, directory).run()
-        finally:
-            if directory is not None:
-                directory.__exit__(*sys.exc_info())
+    with joined(config.parallel, config.device) as ranks, Interrupts() as asked:
+        planned = plan(config)
+        invited(config, planned)
+        directory = None
+        with choose(config.progress) if ranks.first else silent() as reporter:
+            if not config.dry_run:
+                directory = open_directory(config, planned, ranks)
+            try:
+                with ranks.lost("" if directory is None else f"Continue: {resume_command(directory.path)}"):
+                    stopped = asked if ranks.size == 1 else Agreed(ranks, asked)
+                    return Job(config, planned, reporter, stopped, directory, ranks).run()
+            finally:
+                if directory is not None:
+                    directory.__exit__(*sys.exc_info())
 
 
-def open_directory(config: RunConfig, planned: Plan) -> RunDirectory:
-    """The run's directory, new or taken up again."""
+def open_directory(config: RunConfig, planned: Plan, ranks: Ranks = ALONE) -> RunDirectory:
+    """The run's directory, new or taken up again; where another rank writes it, what does not."""
+    mine: list[RunDirectory] = []
+
+    def opened() -> Path:
+        mine.append(_opened(config, planned))
+        return mine[0].path
+
+    path = ranks.told(opened)
+    return mine[0] if mine else Elsewhere(path)
+
+
+def _opened(config: RunConfig, planned: Plan) -> RunDirectory:
     output = Path(config.output)
     if config.resume:
         if config.name is None:
@@ -77,14 +91,15 @@ class Job:
     config: RunConfig
     planned: Plan
     reporter: Reporter
-    stopped: Interrupts
+    stopped: Interrupts | Agreed
     directory: RunDirectory | None
+    ranks: Ranks = ALONE
 
     def run(self) -> int:
         """From the audit to the saved model."""
         config, planned = self.config, self.planned
         self.reporter.phase("loading the model")
-        engine = build_engine(config, planned)
+        engine = build_engine(config, planned, self.ranks)
         self.planned = fitting(engine, planned, config)
         found = audited(engine, self.planned)
         where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
@@ -96,7 +111,7 @@ class Job:
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
-            self.reporter.header([*needs.lines(), f"output         {_output_state(config)}"])
+            self.reporter.header([*needs.lines(), f"output         {output_state(config)}"])
             self.reporter.result("", to_toml(config))
             return 0
         saved = self._take_up(planned, engine) if config.resume else None
@@ -114,9 +129,8 @@ class Job:
         recorder = self._recorder(state)
         if saved is not None:
             self._restore(saved, state, recorder)
-        else:  # an attempt that saved nothing may have left records of steps that come again
-            self.directory.truncate_to({})
-            recorder.tokens.drop_after(0)
+        else:
+            recorder.afresh()
         ending = self._train(state, recorder)
         if ending == "stopped":
             return self._say_goodbye(state)
@@ -130,12 +144,16 @@ class Job:
         stored = self.directory.run_json
         refuse_difference(stored, self.config, asked)
         refuse_other_models(stored, engine, self.config)
-        checkpoint.sweep(self.directory.checkpoints)
-        saved = checkpoint.newest(self.directory.checkpoints)
+        saved = self.ranks.told(self._newest)
         for note in saved.notes if saved else ():
             self.reporter.note(note)
         self.reporter.note(f"resuming from step {saved.step}" if saved else "no checkpoint yet: starting at step 0")
         return saved
+
+    def _newest(self) -> checkpoint.Checkpoint | None:
+        assert self.directory is not None
+        checkpoint.sweep(self.directory.checkpoints)
+        return checkpoint.newest(self.directory.checkpoints)
 
     def _restore(self, saved: checkpoint.Checkpoint, state: State, recorder: Recorder) -> None:
         assert self.directory is not None
@@ -147,9 +165,12 @@ class Job:
 
     def _recorder(self, state: State) -> Recorder:
         assert self.directory is not None
-        tracking = Tracking(self.config.track, self.directory.path, self.reporter.note)
+        kind = self.config.track if self.ranks.first else "none"
+        tracking = Tracking(kind, self.directory.path, self.reporter.note)
         tracking.start(self.directory.path.name, as_dict(self.config))
-        recorder = Recorder(self.directory, self.reporter, self.planned.recipe, state, tracking)
+        recorder = (Recorder if self.ranks.first else Follower)(
+            self.directory, self.reporter, self.planned.recipe, state, tracking
+        )
         recorder.vault = snapshot.Vault(self.directory.checkpoints, config_hash(self.planned), self.config.keep)
         recorder.evaluation = lambda: self._between(state)
         recorder.accounts.price = Price(self.config.price_per_hour, self.config.watts)
@@ -206,7 +227,7 @@ class Job:
     ) -> Evaluation:
         assert self.directory is not None
         path = self.directory.path / "evaluations.jsonl"
-        stored = {row["when"]: row for row in read_jsonl(path)}
+        stored = self.ranks.told(lambda: {row["when"]: row for row in read_jsonl(path)})
         if when in stored and when != "after":
             return Evaluation.from_row(stored[when])
         if not self.planned.held_out:
@@ -223,8 +244,9 @@ class Job:
             assert result is not None
             results.append(result)
         found = Evaluation(when, tuple(results), held_out.measure() if held_out else None)
-        with contextlib.closing(JsonLines(path)) as lines:
-            lines.append(found.as_row())
+        if self.ranks.first:
+            with contextlib.closing(JsonLines(path)) as lines:
+                lines.append(found.as_row())
         return found
 
     # -- train and after ---------------------------------------------------------------------------------------
@@ -246,10 +268,10 @@ class Job:
                 return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
         except TrainingError as error:
             assert self.directory is not None
-            saved = checkpoint.newest(self.directory.checkpoints)
+            saved = self.ranks.told(self._newest)
             if isinstance(error, JudgingError) and state.clock.step > (saved.step if saved else 0):
                 recorder.save()  # nothing was learnt from the step that nobody could judge
-                saved = checkpoint.newest(self.directory.checkpoints)
+                saved = self.ranks.told(self._newest)
             last = f"step {saved.step}" if saved else "none yet"
             raise TrainingError(
                 f"{error} Stopped at step {state.clock.step}; last good checkpoint: {last}; the rollouts are in "
@@ -258,7 +280,7 @@ class Job:
 
     def _say_goodbye(self, state: State) -> int:
         assert self.directory is not None
-        newest = checkpoint.newest(self.directory.checkpoints)
+        newest = self.ranks.told(self._newest)
         step, number = newest.step if newest else 0, self.stopped.signal_number or 2
         self.directory.status("interrupted", step)
         what = f"saved step {step}" if step else "stopped before the first step was done; nothing to save"
@@ -268,6 +290,10 @@ class Job:
     def _finish(self, state: State, recorder: Recorder, before: Evaluation, after: Evaluation) -> int:
         assert self.directory is not None
         self._status("saving the model", state.clock.step)
+        facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
+        state.engine.assemble()
+        if not self.ranks.first:
+            return 0
         text, data = evaluation_text(self.planned.recipe, before, after)
         (self.directory.path / "eval.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         for name, line in text:
@@ -279,7 +305,6 @@ class Job:
             self.planned.problems, data | {"accounts": took}, verifier=self.planned.verifier,
         )  # fmt: skip
         target = export(state.engine, final, card(about))
-        facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
         self.directory.status("finished", state.clock.step, **facts)
         self.reporter.result("saved", f"{target}", facts)
         self.reporter.result("use", "\n".join(ways_to_use(target)))
@@ -300,47 +325,3 @@ class Job:
                 f"Continue: {resume_command(self.directory.path)}",
                 self.stopped.signal_number or 2,
             )
-
-
-def _output_state(config: RunConfig) -> str:
-    """Whether a run could write where it would, without writing."""
-    folder = Path(config.output)
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    return (
-        f"{folder} can be written" if os.access(there, os.W_OK) else f"{folder} cannot be written: {there} is read-only"
-    )
-
-
-def trained(engine: Engine) -> int:
-    """Numbers that the optimizer moves."""
-    return sum(p.numel() for p in engine.parameters().values())
-
-
-def fitting(engine: Engine, planned: Plan, config: RunConfig) -> Plan:
-    """The plan for this model: no prompt longer than asked, no batch larger than the set, and room to evaluate."""
-    problems, notes = planned.problems, list(planned.notes)
-    if config.max_prompt_tokens is not None:
-        problems, note = _short_enough(engine, planned, config.max_prompt_tokens)
-        notes.append(note)
-    recipe = planned.recipe
-    if recipe.batch > len(problems.train):
-        # The same problem twice in a step would be the same rollout twice.
-        recipe = replace(recipe, batch=len(problems.train))
-        notes.append(f"batch {recipe.batch}: there are no more problems")
-    asked = (*problems.train, *problems.held_out)
-    room = max(1, min(planned.eval_tokens, *(completion_room(engine, method, asked) for method in recipe.methods)))
-    if room < planned.eval_tokens:
-        notes.append(f"evaluated completions may have {room} tokens: the model takes {engine.max_length}")
-    return replace(planned, recipe=recipe, problems=problems, eval_tokens=room, notes=tuple(notes))
-
-
-def _short_enough(engine: Engine, planned: Plan, limit: int) -> tuple[ProblemSet, str]:
-    kept = []
-    for side in (planned.train, planned.held_out):
-        lengths = [prompt_lengths(engine, method, side) for method in planned.recipe.methods]
-        kept.append(tuple(p for p, *each in zip(side, *lengths, strict=True) if max(each) <= limit))
-    dropped = len(planned.train) + len(planned.held_out) - sum(map(len, kept))
-    if not kept[0]:
-        raise InputError(f"--max-prompt-tokens {limit} drops every problem. All prompts are longer. Raise it.")
-    problems = replace(planned.problems, train=kept[0], held_out=kept[1])
-    return problems, f"{dropped} problems dropped: a prompt longer than {limit} tokens"

@@ -12,6 +12,7 @@ from functools import partial
 from workbench import __version__
 from workbench.cli import parse, run_command
 from workbench.config import RunConfig
+from workbench.launch import launched
 from workbench.text import printable
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def start(config: RunConfig) -> int:
     """Say what is about to happen, then load what it needs and do it."""
-    if config.progress not in ("quiet", "json"):
+    if config.progress not in ("quiet", "json") and launched().rank == 0:
         print(printable(heading(config)), file=sys.stderr, flush=True)
     # torch takes seconds, transformers more. The recipe needs only the former: a misspelt one is answered first.
     from workbench.planning import settle_recipe

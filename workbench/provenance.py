@@ -29,8 +29,8 @@ def config_hash(planned: Plan) -> str:
 
 CHANGES_NOTHING = frozenset(
     {"steps", "minutes", "train_tokens", "eval_every", "save_every", "keep", "track", "progress", "debug", "dry_run",
-     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "device", "teacher_device",
-     "price_per_hour", "watts"}
+     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "parallel", "device",
+     "teacher_device", "price_per_hour", "watts"}
 )  # fmt: skip
 """Fields that a resumed run may change: they move no number of the steps to come."""
 
@@ -98,6 +98,7 @@ def engine_facts(engine: Engine) -> dict[str, Any]:
         "model_source": engine.loaded.source,
         "model_revision": engine.loaded.revision,
         "model_sha256": snapshot.base_fingerprint(engine),
+        "processes": engine.ranks.describe(),
         "stop_ids": sorted(engine.stop_ids),
         "chat_template": engine.tokenizer.chat_template,
         **_others(engine),

@@ -149,6 +149,11 @@ class Recorder:
         """Between steps, if asked for."""
         self.evaluation()
 
+    def afresh(self) -> None:
+        """An attempt that saved nothing may have left records of steps that come again."""
+        self.directory.truncate_to({})
+        self.tokens.drop_after(0)
+
     def resumed(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint: alarms already said stay said, and time counts from here."""
         self.alarms = Alarms(saved.state["alarms"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from verifiers import Verdict
@@ -76,6 +76,10 @@ class Rollout:
     index: int = 0
     """Which of the problem's rollouts this is, from 0."""
 
+    def of(self, problem: Problem) -> Rollout:
+        """The same with the run's own record of the problem: what another process wrote holds a copy of it."""
+        return self if self.problem is problem else replace(self, problem=problem)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -142,6 +146,11 @@ class Request:
     teacher_share: float = 0.0
     """Above 0 every token is drawn from a mixture with the teacher, who reads `teacher_context`."""
     teacher_context: Context | None = None
+
+    @property
+    def writer(self) -> Literal["student", "teacher"]:
+        """The role that writes it."""
+        return "teacher" if self.author == "teacher" else "student"
 
     @property
     def key(self) -> bytes:

@@ -75,8 +75,8 @@ def _probed(run: Recorded, asked: argparse.Namespace) -> list[Section]:
     """Load the run's models, one after the other, and measure. Raises InputError for a run whose plan is lost."""
     from workbench.assembly import build_engine
     from workbench.engine.allocator import retain_heap
+    from workbench.fitting import fitting
     from workbench.inspector.report.probes import Asked, Probe
-    from workbench.job import fitting
 
     if run.planned is None:
         raise InputError(

@@ -30,6 +30,7 @@ def header_lines(engine: Engine, planned: Plan, found: Audit, where: str, exampl
         f"model          {engine.loaded.source} ({trained / 1e6:.1f}M trained, {engine.adapter or 'all weights'}, "
         f"{engine.settings.device}, {torch.get_num_threads()} threads)",
         *(f"               {note}" for note in engine.loaded.notes),
+        f"processes      {engine.ranks.describe()}",
         f"recipe         {recipe.describe().splitlines()[0]}",
         *(f"  {line}" for line in recipe.describe().splitlines()[1:]),
         *(f"problems       {line}" for line in str(planned.problems).splitlines()),

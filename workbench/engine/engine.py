@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,10 +21,11 @@ from workbench.engine.meter import Meter
 from workbench.engine.mixing import decode_mixed
 from workbench.engine.modes import evaluating, without_dropout
 from workbench.engine.optimizing import Updates
+from workbench.engine.ranks import ALONE, Ranks, by_oneself
 from workbench.engine.rendering import Rendered
-from workbench.engine.roles import Cast, TeacherWeights, with_lora
+from workbench.engine.replicas import Replicas, replicas, whole
+from workbench.engine.roles import Cast, Copy, TeacherWeights, fingerprint, with_lora
 from workbench.engine.sampling import Row, uniforms
-from workbench.engine.scoring import states
 from workbench.engine.speakers import Speaker, own_end
 from workbench.engine.texts import Pen
 from workbench.engine.vocabularies import sliced
@@ -57,6 +59,8 @@ class EngineSettings:
     micro_tokens: int = 2048
     """Padded tokens of one forward and backward pass."""
     activation_checkpointing: bool = False
+    ranks: Ranks = ALONE
+    """The processes that share the work."""
 
 
 class Engine:
@@ -91,13 +95,18 @@ class Engine:
         weights = self.cast.weights(self.student, refresh, adapter is not None)
         self.teacher: TeacherWeights = weights["teacher"]
         self.reference = weights.get("reference")
-        self.updates = Updates(self.student)
+        self.initial_fingerprint = ""
+        """sha256 of the initial weights; filled by whoever first needs it, before the first update."""
+        self.ranks, self.replicas = settings.ranks, Replicas()
+        if self.ranks.size > 1:  # what needs the whole model in one place is done before it is split
+            self.initial_fingerprint = fingerprint(self.student)
+            copies = [w.held for w in weights.values() if isinstance(w, Copy)]
+            self.ranks, self.replicas = replicas(self.ranks, self.student, copies, adapter, settings.device)
+        self.updates = Updates(self.student, self.replicas.settle)
         writes: tuple[Role, ...] = ("student", "teacher")
         self.generators: dict[Role, Generator] = {
             role: HfGenerator(partial(self.voice, role), settings.decode_rows) for role in writes
         }
-        self.initial_fingerprint = ""
-        """sha256 of the initial weights; filled by whoever first needs it, before the first update."""
 
     # -- prompts ---------------------------------------------------------------------------------------------------
 
@@ -130,7 +139,22 @@ class Engine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never, wrote: Told = ignore
     ) -> list[Rollout]:
-        """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
+        """One rollout a request, in order. `author` decides whose weights write, `context` what they see.
+
+        Each rank writes for its own problems, and all get all.
+        """
+
+        def mine(places: Sequence[int]) -> list[Rollout]:
+            return self._written([requests[i] for i in places], sampling, by_oneself(stopped), wrote)
+
+        here = any(r.teacher_share > 0.0 or isinstance(self.generators[r.writer], HfGenerator) for r in requests)
+        with self.replicas.decoding() if here else contextlib.nullcontext():
+            found = self.ranks.spread([r.problem.id for r in requests], mine)
+        return [rollout.of(r.problem) for rollout, r in zip(found, requests, strict=True)]
+
+    def _written(
+        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool], wrote: Told
+    ) -> list[Rollout]:
         found: list[Rollout | None] = [None] * len(requests)
         authors: tuple[Author, ...] = ("student", "teacher")
         for author in authors:
@@ -254,7 +278,7 @@ class Engine:
             self.meter.watching(role, model),
         ):
             self.meter.scored(role, sum(map(len, completions)))
-            return states(decoder(model), prompts, completions, device).to(self.settings.device)
+            return self.replicas.states(model, prompts, completions, device).to(self.settings.device)
 
     def head(self, role: Role, temperature: float = 1.0) -> Head:
         """The role's language-model head, with the scale and softcap of its architecture.
@@ -308,11 +332,21 @@ class Engine:
         """Whoever writes takes up the weights of now, which have seen `version` optimizer steps."""
         self.weights_version = version
         for generator in self.generators.values():
-            generator.sync(self.parameters().items(), self.weights_version)
+            weights = ((name, whole(p.detach())) for name, p in self.parameters().items())
+            if self.ranks.first or isinstance(generator, HfGenerator):
+                generator.sync(weights, version)
+            else:  # the first rank sends; where tensors are split all must gather each of them
+                deque(weights, maxlen=0)
+                generator.version = version
+
+    def assemble(self) -> None:
+        """Be one process again after training: all ranks must ask, and the first then has the whole student."""
+        self.student, self.replicas = self.replicas.assembled(self.student), Replicas()
 
     def refresh_teacher(self, refresh: Refresh, step: int) -> bool:
         """Move the teacher after optimizer step `step` (from 1) if it is due; says whether it moved."""
         if refresh.due(step):
+            self.replicas.settle()
             self.teacher.move(refresh.rate)
             return True
         return False

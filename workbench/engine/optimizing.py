@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.engine.modes import can_fuse
+from workbench.engine.replicas import whole
 from workbench.errors import TrainingError
 from workbench.recipe import Optimizer
 
@@ -16,15 +18,16 @@ from workbench.recipe import Optimizer
 class Updates:
     """The optimizer of one module."""
 
-    def __init__(self, student: Any) -> None:
-        """`student` is the module whose parameters with `requires_grad` are moved."""
-        self._student = student
+    def __init__(self, student: Any, settle: Callable[[], None]) -> None:
+        """`student` is the module whose parameters with `requires_grad` are moved; `settle` comes before each look."""
+        self._student, self._settle = student, settle
         self._adamw: torch.optim.AdamW | None = None
         self.skipped = 0
         """Updates in a row that a non-finite gradient cost."""
 
     def parameters(self) -> dict[str, Tensor]:
-        """What trains, by name; a tied weight stands once."""
+        """What trains, by name; a tied weight stands once. A rank that keeps a part of each has that part."""
+        self._settle()
         return {name: p for name, p in self._student.named_parameters() if p.requires_grad}
 
     def adamw(self, optimizer: Optimizer) -> torch.optim.AdamW:
@@ -42,7 +45,7 @@ class Updates:
         A non-finite norm skips the step, which is counted; three in a row raise TrainingError.
         """
         adamw, named = self.adamw(optimizer), self.parameters()
-        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+        total = whole(torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None]))
         norm, first = float(total), ""
         if math.isfinite(norm):
             assert isinstance(optimizer.lr, (int, float)), "Recipe.at has replaced schedules by numbers"
@@ -53,7 +56,8 @@ class Updates:
             self.skipped = 0
         else:
             self.skipped += 1
-            first = next((n for n, p in named.items() if p.grad is not None and not p.grad.isfinite().all()), "the sum")
+            bad = (n for n, p in named.items() if p.grad is not None and not whole(p.grad).isfinite().all())
+            first = next(bad, "the sum")
         self.forget()
         if self.skipped >= 3:
             raise TrainingError(

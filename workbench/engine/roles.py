@@ -26,6 +26,7 @@ from torch import Tensor
 
 from workbench.config import parse_adapter
 from workbench.divergence import Head
+from workbench.engine.replicas import part, whole
 from workbench.engine.speakers import Speaker
 from workbench.parts.refresh import EXTERNAL, FROZEN, LIVE
 from workbench.records import Refresh, Role
@@ -86,6 +87,11 @@ class Copy:
         self._teacher = copy.deepcopy(student).requires_grad_(False)
         self._moved = False
 
+    @property
+    def held(self) -> Any:
+        """The copy, for whoever arranges where it lies."""
+        return self._teacher
+
     @contextlib.contextmanager
     def module(self) -> Iterator[Any]:
         """The copy."""
@@ -107,7 +113,7 @@ class Copy:
         """Overwrite the copy."""
         own = dict(self._teacher.named_parameters())
         for name, value in tensors.items():
-            own[name].copy_(value)
+            own[name].copy_(part(own[name], value))
         self._moved = bool(tensors)
 
 
@@ -250,7 +256,7 @@ def fingerprint(module: Any) -> str:
     """sha256 over all parameters, name by name; equal for equal weights whatever the order they were made in."""
     digest = hashlib.sha256()
     for name, value in sorted(module.named_parameters()):
-        data = value.detach().cpu().contiguous()
+        data = whole(value.detach()).cpu().contiguous()
         digest.update(name.encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

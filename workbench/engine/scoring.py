@@ -14,14 +14,27 @@ import torch
 from torch import Tensor
 
 from workbench.engine.prefill import grouped
-from workbench.engine.stems import Continued, Sharing, cheapest, continued, read_behind, shareable
+from workbench.engine.stems import Continued, Sharing, Stem, cheapest, continued, read_behind, shareable
 
 
 def states(
-    decoder: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device
+    decoder: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    device: torch.device,
+    *,
+    apart: bool = True,
 ) -> Tensor:
-    """(N, h) states that predict each completion token, sequence after sequence; with gradient where it is enabled."""
+    """(N, h) states that predict each completion token, sequence after sequence; with gradient where it is enabled.
+
+    `apart` False: by a single call of the decoder, whatever padding that takes.
+    """
     asked, said = [tuple(prompt) for prompt in prompts], [tuple(completion) for completion in completions]
+    if not apart:
+        texts = Continued(
+            Stem.empty(device), *(tuple(x) for x in (range(len(asked)), [0] * len(asked), [0] * len(asked)))
+        )
+        return _group(decoder, texts, range(len(asked)), asked, said)
     way = cheapest(asked, said, device) if shareable(decoder) else Sharing()
     order, found = [], []
     for texts in continued(decoder, way, asked, device):

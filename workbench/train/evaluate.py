@@ -20,7 +20,9 @@ from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Author, Context, Judged, Problem, Request, Rollout, Sampling
 from workbench.train.batches import Entry, entries, micro_batches, token_rows
+from workbench.train.gathering import problem_ids, shortest
 from workbench.train.intervals import Arm, Scores, pass_at_k
+from workbench.train.judging import judge_all
 
 Verifier = Callable[[Rollout], Verdict]
 
@@ -167,7 +169,9 @@ def evaluate(
     rollouts = engine.generate(requests, sampling, stopped)
     if stopped():
         return None
-    return ArmResult(asked.name, tuple(Answer.of(r, verify(r)) for r in rollouts))
+    return ArmResult(
+        asked.name, tuple(Answer.of(j.rollout, j.verdict) for j in judge_all(engine.ranks, verify, rollouts))
+    )
 
 
 class HeldOutDivergence:
@@ -190,13 +194,16 @@ class HeldOutDivergence:
         external = engine.external
         if external is not None and external.recorded:
             found = [e for e in found if external.knows(e.teacher_prompt or (), e.tokens)]
-        self._batches = micro_batches(found, engine.settings.micro_tokens)
+        self._entries = found
+        own = [found[i] for i in engine.ranks.places(problem_ids(found))]
+        self._batches = engine.ranks.level(micro_batches(own, engine.settings.micro_tokens), shortest(found))
         with torch.no_grad():
             self._teacher = [
                 engine.teach([e.teacher_prompt or () for e in batch], [e.tokens for e in batch], self._temperature)
-                for batch in self._batches
+                for batch, _ in self._batches
             ]
-            if recipe.refresh.every > 0 and self._teacher:  # it will move: keep the head as it is now, once
+            # It will move, or be split among ranks again: keep the head as it is now, once.
+            if (recipe.refresh.every > 0 or engine.ranks.strategy == "fsdp2") and self._teacher and external is None:
                 head = engine.head("teacher", self._temperature)
                 head = replace(head, weight=head.weight.detach().clone())
                 self._teacher = [Scored(t.hidden, head) for t in self._teacher if isinstance(t, Scored)]
@@ -217,7 +224,7 @@ class HeldOutDivergence:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to compare on."""
-        return not self._batches
+        return not self._entries
 
     @property
     def _temperature(self) -> float:
@@ -230,16 +237,24 @@ class HeldOutDivergence:
     def measure(self) -> Scores:
         """Problem id -> mean nat/token of its rollout."""
         out: dict[str, list[float | None]] = {}
-        student = self._engine.head("student", self._temperature)
-        for batch, teacher in zip(self._batches, self._teacher, strict=True):
+        means = self._engine.ranks.spread(problem_ids(self._entries), self._means)
+        for entry, mean in zip(self._entries, means, strict=True):
+            out.setdefault(entry.judged.rollout.problem.id, []).append(mean)
+        return out
+
+    def _means(self, places: Sequence[int]) -> list[float]:
+        """Of this rank's entries."""
+        found: dict[int, float] = {}
+        for (batch, counted), teacher in zip(self._batches, self._teacher, strict=True):
             rows = token_rows(batch, self._engine.settings.device)
             weight = torch.ones_like(rows.behaviour)
             part = Part(weight=weight, divergence=self.divergence)
-            scored = Scored(self._states(batch), student)
+            states = self._states(batch)  # before the head: there it is whole where tensors are split among ranks
+            scored = Scored(states, self._engine.head("student", self._temperature))
             values = fused_loss(scored, teacher, rows, [part], Options(grad=False)).values[0]
-            for entry, piece in zip(batch, torch.split(values, [len(e.tokens) for e in batch]), strict=True):
-                out.setdefault(entry.judged.rollout.problem.id, []).append(float(piece.mean()))
-        return out
+            pieces = torch.split(values, [len(e.tokens) for e in batch])
+            found |= {id(e): float(piece.mean()) for e, piece in zip(batch, pieces, strict=True) if counted}
+        return [found[id(self._entries[i])] for i in places]
 
 
 def headline(recipe: Recipe) -> Any:

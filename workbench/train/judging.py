@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from verifiers import Verdict, at_once
-from workbench.records import Rollout
+from workbench.engine.ranks import Ranks
+from workbench.records import Judged, Rollout
 
 Verifier = Callable[[Rollout], Verdict]
+
+
+def judge_all(ranks: Ranks, verify: Verifier, rollouts: Sequence[Rollout]) -> list[Judged]:
+    """Each rollout with its verdict: one judge a rollout, whose word counts on every rank."""
+
+    def mine(places: Sequence[int]) -> list[Verdict]:
+        return [verify(rollouts[i]) for i in places]
+
+    verdicts = ranks.spread([r.problem.id for r in rollouts], mine)
+    return [Judged(r, verdict) for r, verdict in zip(rollouts, verdicts, strict=True)]
 
 
 class Judging:

@@ -11,6 +11,7 @@ from workbench.engine.modes import out_of_memory
 from workbench.errors import ResourceError
 from workbench.recipe import Recipe
 from workbench.train.batches import Denominators, Entry, micro_batches
+from workbench.train.gathering import gathered, problem_ids, shortest
 from workbench.train.objective import Signal, objective
 from workbench.train.watching import Course
 
@@ -18,20 +19,28 @@ from workbench.train.watching import Course
 def learn(
     recipe: Recipe, engine: Engine, kept: Sequence[Entry], counts: Denominators, course: Course
 ) -> list[Signal] | None:
-    """Gather the gradient of the step; None when stopped midway.
+    """Gather the gradient of the step; None when stopped midway. The signals are those of all ranks.
 
     When memory runs out the gathered gradient is dropped and the step starts again with micro-batches of half the
     tokens: a backward pass that died half way has left part of a gradient behind. Raises ResourceError when a single
-    completion does not fit.
+    completion does not fit, and where several processes share the step: the others are already waiting for this one.
     """
-    budget = engine.settings.micro_tokens
+    budget, ranks = engine.settings.micro_tokens, engine.ranks
+    own = [kept[i] for i in ranks.places(problem_ids(kept))]
     while True:
         engine.updates.forget()
         try:
-            return _pass(recipe, engine, micro_batches(kept, budget), counts, course)
+            batches = ranks.level(micro_batches(own, budget), shortest(kept))
+            signals = _pass(recipe, engine, batches, counts, course)
+            return None if signals is None else gathered(ranks, kept, signals)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            if ranks.size > 1:
+                raise ResourceError(
+                    f"update: process {ranks.rank} of {ranks.size} ran out of memory with micro-batches of {budget} "
+                    f"tokens. One of several cannot try again alone. Use --micro-tokens {max(1, budget // 2)}."
+                ) from error
             longest = max(e.width for e in kept)
             if budget <= longest:
                 engine.updates.forget()
@@ -48,18 +57,21 @@ def learn(
 def _pass(
     recipe: Recipe,
     engine: Engine,
-    batches: Sequence[Sequence[Entry]],
+    batches: Sequence[tuple[Sequence[Entry], bool]],
     counts: Denominators,
     course: Course,
 ) -> list[Signal] | None:
     signals = []
-    for batch in batches:
+    for left, (batch, counted) in enumerate(batches, 1 - len(batches)):
         if course.stopped():
             engine.updates.forget()
             return None
-        with course.phases("score"):
-            loss, signal = objective(recipe, engine, batch, counts)
-        signals.append(course.look(signal))
-        with course.phases("backward"):
-            loss.backward()  # type: ignore[no-untyped-call]
+        with engine.replicas.accumulating(last=left == 0):
+            with course.phases("score"):
+                loss, signal = objective(recipe, engine, batch, counts)
+            signals += [course.look(signal)] if counted else []
+            with course.phases("backward"):
+                # What only fills up adds nothing; the mean over ranks becomes their sum.
+                loss = loss * (engine.replicas.scale if counted else 0.0)
+                loss.backward()  # type: ignore[no-untyped-call]
     return signals

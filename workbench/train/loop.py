@@ -93,7 +93,8 @@ def run(
         if settings.eval_every and step % settings.eval_every == 0 and step < settings.steps:
             observer.evaluate()
         ending = _ending(state, settings, start)
-    young = ending == "stopped" and time.monotonic() - saved_at < YOUNG
+    # What clocks say is agreed on: each rank has its own, and all must do the same.
+    young = state.engine.ranks.agree(ending == "stopped" and time.monotonic() - saved_at < YOUNG)
     if state.clock.step != saved and not young:
         observer.save()
     return ending
@@ -107,7 +108,7 @@ def survey(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Ve
         with state.phases("survey"):
             seed = (state.seed, clock.step, asked)  # shares no random number with the step
             desk = Desk(state.engine, recipe.student, None, recipe.at(clock).sampling, seed, state.stopped)
-            state.rates = pass_rates(desk, problems, verify, asked) or state.rates
+            state.rates = pass_rates(desk, problems, verify, asked, state.engine.ranks) or state.rates
     first = clock.step * recipe.batch % len(problems) < recipe.batch  # the batch that begins an epoch
     if first and any(schedule.validates for schedule in recipe.adaptive):
         with state.phases("survey"):
@@ -129,7 +130,7 @@ def _ending(state: State, settings: LoopSettings, start: float) -> Ending:
     if settings.train_tokens is not None and state.trained >= settings.train_tokens:
         return "tokens"
     late = settings.minutes is not None and time.monotonic() - start >= 60 * settings.minutes
-    return "time" if late else "done"
+    return "time" if state.engine.ranks.agree(late) else "done"
 
 
 def _nothing_kept(recipe: Recipe, rollouts: int) -> str:

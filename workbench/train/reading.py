@@ -14,6 +14,7 @@ from workbench.parts.plans import Reading
 from workbench.recipe import Recipe
 from workbench.records import TokenStats
 from workbench.train.batches import Entry, micro_batches, token_rows
+from workbench.train.gathering import problem_ids, shortest
 
 
 def planned(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Entry]:
@@ -27,13 +28,18 @@ def planned(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Entry
 
 
 def read(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Reading]:
-    """One reading an entry, in order, whatever the micro-batches."""
-    found: dict[int, Reading] = {}
-    with torch.no_grad():
-        for batch in micro_batches(kept, engine.settings.micro_tokens):
-            for entry, reading in zip(batch, _readings(recipe, engine, batch), strict=True):
-                found[id(entry)] = reading
-    return [found[id(entry)] for entry in kept]
+    """One reading an entry, in order, whatever the micro-batches and whoever read it."""
+
+    @torch.no_grad()
+    def mine(places: Sequence[int]) -> list[Reading]:
+        own, found = [kept[i] for i in places], dict[int, Reading]()
+        for batch, counted in engine.ranks.level(micro_batches(own, engine.settings.micro_tokens), shortest(kept)):
+            readings = list(_readings(recipe, engine, batch))
+            found |= zip(map(id, batch), readings, strict=True) if counted else ()
+        return [found[id(entry)] for entry in own]
+
+    readings = engine.ranks.spread(problem_ids(kept), mine)
+    return [replace(reading, judged=entry.judged) for entry, reading in zip(kept, readings, strict=True)]
 
 
 def _readings(recipe: Recipe, engine: Engine, batch: Sequence[Entry]) -> Iterator[Reading]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.launch import launched
 from workbench.text import printable
 from workbench.train.interrupts import alive, amount, read_json
 
@@ -210,7 +211,7 @@ def newest_run(output: Path) -> RunView | None:
 def resume_command(path: Path, extra: Sequence[str] = ()) -> str:
     """A line to paste."""
     where = [] if path.parent == Path("runs") else ["--output", str(path.parent)]
-    return shlex.join(["python", "-m", "workbench.opsd", "--resume", "--name", path.name, *where, *extra])
+    return shlex.join([*launched().command, "workbench.opsd", "--resume", "--name", path.name, *where, *extra])
 
 
 def _state(status: Mapping[str, Any]) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.engine.engine import Engine
+from workbench.engine.replicas import part, whole
 from workbench.engine.roles import fingerprint
 from workbench.errors import InputError
 from workbench.recipe import Recipe
@@ -30,14 +32,15 @@ class Vault:
 def save(vault: Vault, engine: Engine, recipe: Recipe, step: int, extra: dict[str, Any]) -> Path:
     """Write a checkpoint: trained weights, optimizer, the teacher where it has moved, and `extra` (plain JSON).
 
-    Nothing random is kept: every draw is a function of the seed, the step and the problem.
+    Nothing random is kept: every draw is a function of the seed, the step and the problem. All ranks save together,
+    the first one writes: whole tensors, so that any number of ranks can go on from them.
     """
-    tensors: dict[str, dict[str, Tensor]] = {"model": {n: p.detach() for n, p in engine.parameters().items()}}
-    teacher = engine.teacher.tensors()
-    if teacher:
-        tensors["teacher"] = {n: t.detach() for n, t in teacher.items()}
+    own, teacher = engine.parameters(), engine.teacher.tensors()
     optimizer, skeleton = pack(engine.updates.adamw(recipe.optimizer).state_dict()["state"])
-    tensors["optimizer"] = optimizer
+    parts = {"model": own, "optimizer": optimizer} | ({"teacher": teacher} if teacher else {})
+    tensors = {name: _gathered(engine, held) for name, held in parts.items()}
+    if not engine.ranks.first:
+        return vault.root
     state = {"optimizer": skeleton, "teacher": bool(teacher), "base": base_fingerprint(engine), **extra}
     state |= {"weights_version": engine.weights_version, "skipped_updates": engine.updates.skipped}
     return checkpoint.save(vault.root, step, tensors, state, config_hash=vault.config_hash, keep=vault.keep)
@@ -51,7 +54,8 @@ def restore(engine: Engine, recipe: Recipe, saved: Checkpoint) -> None:
     """
     restore_weights(engine, saved)
     adamw = engine.updates.adamw(recipe.optimizer)
-    state = unpack(saved.state["optimizer"], saved.tensors("optimizer"))
+    state, own = unpack(saved.state["optimizer"], saved.tensors("optimizer")), list(engine.parameters().values())
+    state = {k: {n: part(own[int(k)], t) for n, t in row.items()} for k, row in state.items()}
     adamw.load_state_dict(
         {"state": {int(k): v for k, v in state.items()}, "param_groups": adamw.state_dict()["param_groups"]}
     )
@@ -74,10 +78,20 @@ def restore_weights(engine: Engine, saved: Checkpoint) -> None:
             "Point --model at the original."
         )
     for name, value in stored.items():
-        own[name].copy_(value)
+        own[name].copy_(part(own[name], value))
     if saved.state["teacher"]:
         engine.teacher.load(saved.tensors("teacher"))
     engine.serve(saved.state["weights_version"])
+
+
+def _gathered(engine: Engine, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the first rank, one after the other; none elsewhere. All ranks must ask."""
+    kept = {}
+    for name, tensor in held.items():
+        found = whole(tensor.detach())
+        if engine.ranks.first:
+            kept[name] = found.cpu() if engine.ranks.size > 1 else found
+    return kept
 
 
 def base_fingerprint(engine: Engine) -> str:
@@ -89,7 +103,10 @@ def base_fingerprint(engine: Engine) -> str:
 
 def weights_hash(engine: Engine) -> str:
     """sha256 of what has been trained: equal for a run that was killed and resumed and one that was not."""
+    engine.replicas.settle()
     digest = hashlib.sha256(fingerprint(engine.student).encode())
     for name, value in sorted(engine.teacher.tensors().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + whole(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

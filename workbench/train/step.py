@@ -16,7 +16,7 @@ from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Judged, Problem
 from workbench.train.batches import Denominators, entries
-from workbench.train.judging import Judging, Verifier
+from workbench.train.judging import Judging, Verifier, judge_all
 from workbench.train.learning import learn
 from workbench.train.reading import planned
 from workbench.train.report import Phases, StepReport, total_loss
@@ -78,7 +78,7 @@ def train_step(recipe: Recipe, state: State, problems: Sequence[Problem], verify
 
         # 2. Judge: one verdict a rollout, some made while others were written; `verify` is what is waited for.
         with phases("verify"):
-            judged = [Judged(r, judge(r)) for r in rollouts]
+            judged = judge_all(engine.ranks, judge, rollouts)
     # Advantages are relative to the problem's whole group.
     groups = compared(now, judged, state.rates)
     observed = [j for group in groups for j in group]

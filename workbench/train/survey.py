@@ -8,16 +8,19 @@ import torch
 
 from verifiers import Verdict
 from workbench.engine.engine import Engine
+from workbench.engine.ranks import ALONE, Ranks
 from workbench.parts.terms import CrossEntropy
 from workbench.parts.writers import Desk, FromDataset, OnPolicy
 from workbench.recipe import Recipe
 from workbench.records import Case, Judged, Problem, Rollout
 from workbench.train.batches import Denominators, Entry, micro_batches
+from workbench.train.gathering import problem_ids, shortest
+from workbench.train.judging import judge_all
 from workbench.train.objective import objective
 
 
 def pass_rates(
-    desk: Desk, problems: Sequence[Problem], verify: Callable[[Rollout], Verdict], rollouts: int
+    desk: Desk, problems: Sequence[Problem], verify: Callable[[Rollout], Verdict], rollouts: int, ranks: Ranks = ALONE
 ) -> dict[str, float] | None:
     """Share of `rollouts` samples of each problem that are right; None when stopped midway.
 
@@ -27,8 +30,8 @@ def pass_rates(
     if desk.stopped():
         return None
     right: dict[str, list[bool]] = {}
-    for rollout in written:
-        right.setdefault(rollout.problem.id, []).append(verify(rollout).correct)
+    for one in judge_all(ranks, verify, written):
+        right.setdefault(one.rollout.problem.id, []).append(one.verdict.correct)
     return {name: sum(found) / len(found) for name, found in right.items()}
 
 
@@ -49,5 +52,7 @@ def cross_entropy(recipe: Recipe, engine: Engine, problems: Sequence[Problem]) -
         sampling=recipe.sampling,
     )  # fmt: skip
     counts = Denominators.of(text, read)
-    batches = micro_batches(read, engine.settings.micro_tokens)
-    return float(sum(float(objective(text, engine, batch, counts, grad=False)[0]) for batch in batches))
+    own = [read[i] for i in engine.ranks.places(problem_ids(read))]
+    batches = engine.ranks.level(micro_batches(own, engine.settings.micro_tokens), shortest(read))
+    losses = [(float(objective(text, engine, batch, counts, grad=False)[0]), counted) for batch, counted in batches]
+    return float(sum(engine.ranks.together(lambda: sum(loss for loss, counted in losses if counted))))

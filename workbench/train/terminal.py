@@ -280,6 +280,11 @@ def choose(
     return Plain(err, out)
 
 
+def silent() -> Reporter:
+    """Of a process that another one speaks for."""
+    return Quiet(io.StringIO(), io.StringIO())
+
+
 def _width(stream: TextIO, environment: Mapping[str, str]) -> int:
     if (columns := environment.get("COLUMNS", "")).isdigit() and int(columns) > 0:
         return int(columns)
