@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,9 +13,14 @@ from workbench.engine.capabilities import refuse_unfit
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import Loaded, load, pick_device, pick_dtype
 from workbench.engine.roles import Cast
+from workbench.engine.serving.attaching import Served, attach
+from workbench.engine.serving.attaching import refuse_unfit as refuse_unserved
+from workbench.engine.serving.client import Replica
 from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
 from workbench.errors import UsageError
 from workbench.planning import Plan
+from workbench.recipe import Recipe
+from workbench.train.ahead import write_ahead
 
 
 def invited(config: RunConfig, planned: Plan) -> Cast:
@@ -64,6 +71,24 @@ def build_engine(config: RunConfig, planned: Plan) -> Engine:
     cast = joined(cast, config, planned, loaded, device)
     torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws
     return Engine(loaded, adapter=adapter, refresh=planned.recipe.refresh, settings=settings, cast=cast)
+
+
+def attached(
+    config: RunConfig, engine: Engine, recipe: Recipe, stopped: Callable[[], bool], run: Path | None
+) -> dict[str, Any]:
+    """Let the servers of the configuration write; returns what run.json keeps of them: nothing where there are none.
+
+    Without a run (--dry-run) they are asked what they are, and sent nothing.
+    """
+    if config.engine == "hf":
+        return {}
+    if run is None:
+        refuse_unserved(engine, config.servers)
+        return {"servers": [vars(Served.ask(Replica(url))) for url in config.servers]}
+    facts = attach(engine, config.servers, run / "weights", recipe.sampling)
+    if config.ahead:
+        write_ahead(engine, recipe, stopped)
+    return dict(facts)
 
 
 def fork_source(path: str) -> Path:

@@ -74,8 +74,12 @@ class RunConfig:
     """Where to compute."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type the weights are held in; auto is float32, but bfloat16 on a GPU when only an adapter trains."""
-    engine: Literal["hf"] = "hf"
-    """Who generates."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """Who generates: this process, or vLLM servers that are sent the weights after every step."""
+    server: str | None = None
+    """Addresses of the servers of --engine vllm, with commas between them: http://127.0.0.1:8911 (make serve)."""
+    ahead: int = 0
+    """1 writes the rollouts of the next step on the servers while this one trains, with weights one step older."""
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
@@ -193,6 +197,26 @@ class RunConfig:
         if self.adapter is not None:
             parse_adapter(self.adapter)
         self._check_directories()
+        self._check_servers()
+
+    def _check_servers(self) -> None:
+        served = self.engine == "vllm"
+        if served and not self.servers:
+            raise UsageError(
+                "--engine vllm writes on servers, and none was given. Name one (make serve starts one): "
+                "--server http://127.0.0.1:8911"
+            )
+        if not served and (self.server is not None or self.ahead):
+            name = "--ahead" if self.ahead else "--server"
+            raise UsageError(
+                f"{name} is for servers, and this process generates. Its one model cannot write while it is trained. "
+                f"Add --engine vllm, or leave {name} out."
+            )
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses of `server`."""
+        return tuple(url for part in (self.server or "").split(",") if (url := part.strip()))
 
     def _check_directories(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
@@ -222,6 +246,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 1.0, "a number from 0 to 1; papers here use 1e-6 to 2e-4"),
     "top_p": (1e-6, 1.0, "a number above 0 and up to 1; 1 cuts nothing"),
     "weight_decay": (0.0, 1e3, "a number from 0 on"),
+    "ahead": (0, 1, "0 or 1: more would be trained on rollouts that are too old"),
     "seed": (0, 2**63 - 1, "a whole number from 0 on"),
 }
 

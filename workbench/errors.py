@@ -9,6 +9,7 @@
 | `ResourceError` (RuntimeError) | 4 | memory or disk |
 | `TrainingError` (RuntimeError) | 1 | training cannot go on |
 | `JudgingError` (TrainingError) | 1 | the jail is lost; saved, to be resumed |
+| `ServerError` (TrainingError) | 1 | a server that writes is gone or answers wrongly; saved, to be resumed |
 | `Interrupted` | 130, 143 | the user stopped; what was done is saved |
 """
 
@@ -52,6 +53,10 @@ class TrainingError(WorkbenchError, RuntimeError):
 
 class JudgingError(TrainingError):
     """Programs can no longer be judged in isolation; what was learnt so far is intact."""
+
+
+class ServerError(TrainingError):
+    """A server did not do what it was asked, and is named; what was learnt so far is intact."""
 
 
 class Interrupted(WorkbenchError):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.assembly import build_engine, invited
+from workbench.assembly import attached, build_engine, invited
 from workbench.config import RunConfig, as_dict
 from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.engine.export import export
-from workbench.errors import InputError, Interrupted, JudgingError, TrainingError, UsageError
+from workbench.errors import InputError, Interrupted, JudgingError, ServerError, TrainingError, UsageError
 from workbench.estimates import estimate
 from workbench.inspector.audit import audit, completion_room, prompt_lengths
 from workbench.parts.schedules import Clock
@@ -93,6 +93,7 @@ class Job:
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
+        served = attached(config, engine, recipe, self.stopped, self.directory and self.directory.path)
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.header([*needs.lines(), f"output         {_output_state(config)}"])
@@ -100,7 +101,7 @@ class Job:
             return 0
         saved = self._take_up(planned, engine) if config.resume else None
         if saved is None:
-            self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine))
+            self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine) | served)
         divergence = self._record_divergence(engine)
         before = self._before(engine, divergence)
         state = State(
@@ -244,8 +245,8 @@ class Job:
         except TrainingError as error:
             assert self.directory is not None
             saved = checkpoint.newest(self.directory.checkpoints)
-            if isinstance(error, JudgingError) and state.clock.step > (saved.step if saved else 0):
-                recorder.save()  # nothing was learnt from the step that nobody could judge
+            if isinstance(error, (JudgingError, ServerError)) and state.clock.step > (saved.step if saved else 0):
+                recorder.save()  # nothing was learnt from the step that nobody could judge, or nobody wrote
                 saved = checkpoint.newest(self.directory.checkpoints)
             last = f"step {saved.step}" if saved else "none yet"
             raise TrainingError(

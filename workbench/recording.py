@@ -55,7 +55,13 @@ class Recorder:
         self._write_tokens(report, seconds)
         figures, saturated = self.saturation.observe(report.judged)
         signal, taught = self._signal(report, seconds)
-        row = report.metrics() | figures | signal | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        row = (
+            report.metrics()
+            | figures
+            | signal
+            | self._served(report)
+            | {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
+        )
         self.directory.metrics.append(row)
         for judged in report.judged:
             self.directory.rollouts.append(rollout_row(report, judged))
@@ -67,6 +73,7 @@ class Recorder:
         for text in (*notes, *self.alarms.observe(row), *saturated, *taught):
             self.reporter.note(text)
         self.directory.status("training", report.step)
+        report.agreement.refuse()
 
     def _write_tokens(self, report: StepReport, seconds: dict[str, float]) -> None:
         start = time.perf_counter()
@@ -84,12 +91,23 @@ class Recorder:
         seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
         return found, self.signal.observe(found)
 
+    def _served(self, report: StepReport) -> dict[str, float]:
+        """Where servers write: how many versions the oldest rollout is behind, and how far the last probe was off."""
+        engine = self.state.engine
+        if not engine.served:
+            return {}
+        learnt = engine.weights_version - bool(report.kept)
+        ages = [learnt - j.rollout.weights_version for j in report.judged if j.rollout.author == "student"]
+        return {"staleness": max(ages, default=0), "probe_gap": engine.generators["student"].gap}
+
     def _line(self, report: StepReport, seconds: dict[str, float]) -> StepLine:
         row = report.metrics()
         done = report.step - self._first
         left = (time.monotonic() - self._started) / max(1, done) * (self.state.clock.total - report.step)
         gates = " then ".join(type(gate).__name__ for gate in self.recipe.gates) or "being empty"
         more = {} if report.turned is None else {"turned": report.turned}
+        if self.state.engine.served:
+            more |= {"sampler gap": report.agreement.distance, "effective": report.agreement.effective}
         return StepLine(
             step=report.step,
             total=self.state.clock.total,

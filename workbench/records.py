@@ -203,6 +203,11 @@ class Generator(Protocol):
     version: int
     """Optimizer steps the weights that write have seen."""
 
+    @property
+    def gap(self) -> float:
+        """How far what is served was from the learner when it was last compared, nats a token; 0: it is the learner."""
+        ...
+
     def generate(
         self,
         wanted: Sequence[Wanted],

@@ -106,6 +106,11 @@ class Engine:
         assert found is not None, f"nobody can render a prompt for the {role}: ask `sees` first"
         return found
 
+    @property
+    def served(self) -> bool:
+        """Whether servers write for the student."""
+        return not isinstance(self.generators["student"], HfGenerator)
+
     def sees(self, role: Role) -> bool:
         """Whether a prompt can be rendered for the role: not for a teacher of whom there are texts alone."""
         return self.speakers[role] is not None

@@ -8,13 +8,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from workbench.recipe import Recipe
 from workbench.records import Judged
+from workbench.train.agreement import Agreement
 
 if TYPE_CHECKING:
     from workbench.train.objective import Signal
@@ -70,6 +71,8 @@ class StepReport:
     """Share of tokens whose gradient entry-wise clipping turned around."""
     entries: dict[int, tuple[float, ...]]
     """id(rollout) -> the first term's value at each token, for the rollouts that are shown."""
+    agreement: Agreement = field(default_factory=Agreement)
+    """Of who writes with who learns."""
     seen: tuple[Any, ...] = ()
     """What whoever watched the step saw of its rollouts."""
 
@@ -128,6 +131,7 @@ class StepReport:
             gap=float((behaviour - logp)[sampled].abs().mean()) if bool(sampled.any()) else float("nan"),
             turned=float(torch.cat(turned).double().mean()) if turned else None,
             entries=_per_entry(signals),
+            agreement=Agreement.of(recipe, signals),
         )
 
     @property
@@ -155,6 +159,7 @@ class StepReport:
             "grad_norm": self.grad_norm,
             "surprise": self.surprise,
             "sampler_gap": self.gap,
+            **self.agreement.metrics(),
             "turned_share": self.turned,
             "teacher_refreshed": self.refreshed,
         }
