@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -207,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, answer = (0, None) if double.dead else double.answer(self.path, body)
         if not status:
             self.close_connection = True
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
             return
         raw = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         with contextlib.suppress(OSError):  # nobody listens any more

@@ -72,7 +72,7 @@ class Engine:
     ) -> None:
         """Move the model to its device, add the adapter if there is one, and arrange the other roles' weights."""
         self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
-        self.weights_version = 0
+        self.weights_version, self._moved = 0, False
         model = loaded.model.to(settings.device)
         without_dropout(model)
         self.cast = cast or Cast()
@@ -135,6 +135,7 @@ class Engine:
         self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never, wrote: Told = ignore
     ) -> list[Rollout]:
         """One rollout a request, in order. `author` decides whose weights write, `context` what they see."""
+        self.catch_up()
         found: list[Rollout | None] = [None] * len(requests)
         authors: tuple[Author, ...] = ("student", "teacher")
         for author in authors:
@@ -290,19 +291,28 @@ class Engine:
         return self.updates.parameters()
 
     def update(self, optimizer: Optimizer) -> float:
-        """One AdamW step on the gathered gradients, and whoever writes gets the new weights; returns the norm.
+        """One AdamW step on the gathered gradients; returns the norm. Whoever writes next gets the new weights first.
 
         Raises TrainingError as `Updates.step`.
         """
         norm = self.updates.step(optimizer)
-        self.serve(self.weights_version + 1)
+        self.weights_version += 1
+        self._moved = True
         return norm
 
     def serve(self, version: int) -> None:
         """Whoever writes takes up the weights of now, which have seen `version` optimizer steps."""
-        self.weights_version = version
+        self.weights_version, self._moved = version, False
         for generator in self.generators.values():
             generator.sync(self.parameters().items(), self.weights_version)
+
+    def catch_up(self) -> None:
+        """Let whoever writes serve the weights of now, if they moved: a step that is done stays done if that fails.
+
+        Raises ServerError.
+        """
+        if self._moved:
+            self.serve(self.weights_version)
 
     def refresh_teacher(self, refresh: Refresh, step: int) -> bool:
         """Move the teacher after optimizer step `step` (from 1) if it is due; says whether it moved."""

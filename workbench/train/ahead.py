@@ -38,6 +38,7 @@ def foresee(recipe: Recipe, state: State, problems: Sequence[Problem], steps: in
     now = recipe.at(Clock(step, state.clock.total), state.memory)
     n = min(recipe.batch, len(problems))
     batch = recipe.curriculum.batch(problems, n, step * recipe.batch, seed)
+    state.engine.catch_up()
     beginner = Beginner(state.engine, generator)
     desk = Desk(beginner, now.student, now.teacher, now.sampling, (state.seed, step), state.stopped, state.replay)
     now.rollouts.draw(desk, batch)

@@ -50,7 +50,7 @@ def attach(
     """Let servers write in place of the engine's own modules; returns what run.json keeps of them.
 
     They are sent the weights of now and probed: a first step is synchronised like every other. Raises UsageError for
-    addresses and settings that cannot be, ServerError and TrainingError for servers that do not do as asked.
+    addresses and settings that cannot be, ServerError for servers that do not do as asked.
     """
     refuse_unfit(engine, urls)
     fleet = Fleet([Replica(url, patience=patience) for url in urls])

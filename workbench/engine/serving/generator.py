@@ -22,7 +22,7 @@ from workbench.engine.serving.client import Line, Replica
 from workbench.engine.serving.fleet import Fleet, alike
 from workbench.engine.serving.probing import Mode, Probe
 from workbench.engine.serving.publishing import Publisher
-from workbench.errors import ServerError, TrainingError, UsageError
+from workbench.errors import ServerError, UsageError
 from workbench.records import Sample, Sampling, Wanted
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class VllmGenerator:
         return f"{version}-{self._mark}"
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Publish, bring every replica to it, and probe each. Raises TrainingError naming what failed and where."""
+        """Publish, bring every replica to it, and probe each. Raises ServerError naming what failed and where."""
         folder, self._mark = self.publisher.publish(weights, version), secrets.token_hex(3)
 
         def renew(replica: Replica) -> None:
@@ -136,7 +136,7 @@ class VllmGenerator:
         try:
             self.fleet.everywhere(renew)
         except ServerError as error:
-            raise TrainingError(
+            raise ServerError(
                 f"weights {version} did not arrive everywhere, so nobody writes. {error} "
                 "Replicas that failed are paused."
             ) from error
@@ -227,7 +227,7 @@ class BaseGenerator(VllmGenerator):
         self._student = student
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """It stays what it is; the first time it is shown to be what teaches here. Raises TrainingError."""
+        """It stays what it is; the first time it is shown to be what teaches here. Raises ServerError."""
         if not self.probe.gaps:
             self.fleet.everywhere(lambda replica: void(self.probe.check(replica, self.model)))
         self.version = version

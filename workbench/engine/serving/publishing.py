@@ -102,6 +102,18 @@ def write_untied(model: Any, weights: Iterable[tuple[str, Tensor]], folder: Path
         base.generation_config.save_pretrained(folder)
 
 
+def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A model that a server can start on: untied, with its tokenizer; complete or not there."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_untied(model, model.named_parameters(), temporary)
+    tokenizer.save_pretrained(temporary)
+    _settle(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
 def _tied(base: Any) -> tuple[str, str | None]:
     """(name of the output layer's weight, name of the tensor it shares); None where it has its own."""
     output = base.get_output_embeddings()
