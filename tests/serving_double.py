@@ -27,6 +27,9 @@ class Double:
     dtype: torch.dtype = torch.float64
     mode: str = "raw"  # or processed: what its log-probs are
     limit: int = 4096  # tokens it takes
+    most_entries: int = 64  # it gives about a token of a prompt; 0: none, and it is no vLLM
+    says: str = " 4 + 4 = 8."  # in a chat
+    cut: bool = False  # what it says in a chat was cut
     keep_head: bool = False
     keep_cache: bool = False  # and say that it was reset
     refuse_reset: bool = False  # and say so
@@ -90,6 +93,8 @@ class Double:
 
     def do_v1_models(self, _: Any) -> tuple[int, Any]:
         base = {"id": "policy", "parent": None, "max_model_len": self.limit, "root": str(self.folder)}
+        if not self.most_entries:
+            base = {"id": "gpt", "object": "model"}
         return 200, {"data": [base, *({"id": name, "parent": "policy"} for name in self.adapters)]}
 
     def do_pause(self, _: Any) -> tuple[int, Any]:
@@ -157,6 +162,22 @@ class Double:
         choice["logprobs"]["content"] = content[: n - 1] if self.wrong_length else content
         named = next(iter(self.adapters)) if self.other_adapter and self.adapters else body["model"]
         return 200, {"model": named, "choices": [choice | {"weight_versions": spans} | self.spoil]}
+
+    def do_v1_completions(self, body: Any) -> tuple[int, Any]:
+        k, prompt = body["prompt_logprobs"], body["prompt"]
+        if k > self.most_entries:
+            return 400, {"error": f"greater than max allowed: {self.most_entries}"}
+        with self.busy, torch.no_grad():
+            rows = self.model(input_ids=torch.tensor([prompt])).logits[0].double().log_softmax(-1)
+        said: list[Any] = [None]
+        for token, row in zip(prompt[1:], rows[:-1], strict=True):
+            ids = {token, *row.topk(min(k, len(row))).indices.tolist()}
+            said.append({str(i): {"logprob": float(row[i])} for i in sorted(ids)})
+        return 200, {"choices": [{"text": "", "prompt_logprobs": said} | self.spoil]}
+
+    def do_v1_chat_completions(self, body: Any) -> tuple[int, Any]:
+        message = {"role": "assistant", "content": self.says}
+        return 200, {"choices": [{"message": message, "finish_reason": "length" if self.cut else "stop"} | self.spoil]}
 
     def _write(self, model: Any, name: str, prompt: list[int], p: dict[str, Any]) -> tuple[list[int], list[float]]:
         draw = torch.Generator().manual_seed(p["seed"] % 2**63)

@@ -84,8 +84,8 @@ class RunConfig:
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
     teacher: str | None = None
-    """Another model as the teacher, given as --model is; a folder of cache_teacher; or a .jsonl[.gz] of texts it wrote.
-    Not given: the model teaches itself."""
+    """Another model as the teacher, given as --model is; a folder of cache_teacher; a .jsonl[.gz] of texts it wrote; or
+    the address of a server, http://HOST:PORT[#MODEL], its key in OPSD_TEACHER_KEY. Not given: it teaches itself."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type another model's weights are held in; auto is bfloat16 on a GPU, else float32."""
     teacher_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
