@@ -25,6 +25,7 @@ from workbench.train.ahead import write_ahead
 
 def invited(config: RunConfig, planned: Plan) -> Cast:
     """Who else plays, before any model is loaded. Raises UsageError for those the recipe has no use for."""
+    check_servers(config)
     if config.teacher is None and planned.recipe.refresh.external:
         raise UsageError(
             f"recipe {planned.recipe.name} is taught by another model, and none was given. A model that teaches itself "
@@ -40,6 +41,22 @@ def invited(config: RunConfig, planned: Plan) -> Cast:
         )
     reference = None if config.reference is None else Local(config.reference)
     return Cast(teacher, reference, planned.recipe.needs_reference)
+
+
+def check_servers(config: RunConfig) -> None:
+    """Raises UsageError where servers are asked for and not named, or named and not asked for."""
+    served = config.engine == "vllm"
+    if served and not config.servers:
+        raise UsageError(
+            "--engine vllm writes on servers, and none was given. Name one (make serve starts one): "
+            "--server http://127.0.0.1:8911"
+        )
+    if not served and (config.server is not None or config.ahead):
+        name = "--ahead" if config.ahead else "--server"
+        raise UsageError(
+            f"{name} is for servers, and this process generates. Its one model cannot write while it is trained. "
+            f"Add --engine vllm, or leave {name} out."
+        )
 
 
 def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: torch.device) -> Cast:

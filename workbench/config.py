@@ -197,21 +197,6 @@ class RunConfig:
         if self.adapter is not None:
             parse_adapter(self.adapter)
         self._check_directories()
-        self._check_servers()
-
-    def _check_servers(self) -> None:
-        served = self.engine == "vllm"
-        if served and not self.servers:
-            raise UsageError(
-                "--engine vllm writes on servers, and none was given. Name one (make serve starts one): "
-                "--server http://127.0.0.1:8911"
-            )
-        if not served and (self.server is not None or self.ahead):
-            name = "--ahead" if self.ahead else "--server"
-            raise UsageError(
-                f"{name} is for servers, and this process generates. Its one model cannot write while it is trained. "
-                f"Add --engine vllm, or leave {name} out."
-            )
 
     @property
     def servers(self) -> tuple[str, ...]:

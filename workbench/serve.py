@@ -46,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-model-len", type=int, default=1024, help="tokens, prompt and completion together")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--cache-gib", type=float, default=1.0, help="memory for keys and values, on a CPU")
+    parser.add_argument("--cache-gib", type=int, default=1, help="memory for keys and values, on a CPU")
     return parser
 
 
@@ -72,7 +72,7 @@ def environment(asked: argparse.Namespace) -> dict[str, str]:
     """Variables of the server: ours, and on a CPU its memory and its cores."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     cpu = {
-        "VLLM_CPU_KVCACHE_SPACE": f"{asked.cache_gib:g}",
+        "VLLM_CPU_KVCACHE_SPACE": str(asked.cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),  # by itself it leaves one idle
     }
     return {**os.environ, **VARIABLES, **({} if torch.cuda.is_available() else cpu)}
