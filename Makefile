@@ -15,7 +15,11 @@ CONTROLS := opsd opsd_other_problem opsd_wrong_answer
 METHODS := kd gkd distillm taid opd
 BUDGET := --steps 60 --train-tokens 3000
 
-.PHONY: setup opsd app controls compare test check slow net browser gpu smoke golden docs bench judging format notebooks pictures
+# A server's environment: its own, on GPUs or (a rebuild for tests) on a CPU.
+SERVE := .venv-serve
+SERVER := $(if $(shell command -v nvidia-smi),gpu,cpu)
+
+.PHONY: setup opsd serve serve-test app controls compare test check slow net browser gpu smoke golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -33,6 +37,23 @@ $(STAMP): pyproject.toml constraints.txt
 
 opsd: $(STAMP)
 	@$(BIN)/python -m workbench.opsd $(ARGS)
+
+# A vLLM server on the embedded model, on this machine alone; ARGS="--model DIR --adapter lora:r=16 --port 8912" for more.
+serve: $(STAMP) $(SERVE)/installed
+	@$(BIN)/python -m workbench.serve --python $(SERVE)/bin/python $(ARGS)
+
+# The tests against that server: started on a folder of its own, and stopped afterwards.
+serve-test: $(STAMP) $(SERVE)/installed
+	$(BIN)/python -m pytest -m vllm -s tests/test_vllm.py $(ARGS)
+
+# What vLLM for CPUs drags in beside torch does not fit it, and is not needed.
+$(SERVE)/installed: serving/requirements-$(SERVER).txt
+	@echo "setting up $(SERVE): vLLM in its own environment, some minutes and 3.5 GB the first time"
+	@$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install -q -U pip
+	$(SERVE)/bin/python -m pip install -q $(PIP_ARGS) -r $<
+	$(if $(filter cpu,$(SERVER)),$(SERVE)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
+	@touch $@
 
 # The workbench in a browser, on the embedded model and the newest run. ARGS="--run runs/brief" for another.
 app: $(STAMP)

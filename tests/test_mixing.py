@@ -144,7 +144,7 @@ def test_every_first_token_is_drawn_as_often_as_it_is_likely(engines, teacher) -
         row = Row(engine.prompt(question, Case(problem)).ids, np.array([u]))
         row.share, row.guide = share, Row(engine.prompt(question_boxed, Case(problem), "teacher").ids, row.draws)
         rows.append(row)
-    voices = partial(engine.voice, "student"), engine._beside
+    voices = partial(engine.voice, "student"), engine.beside
     decode_mixed(*voices, rows, replace(SAMPLING, max_new_tokens=1), engine.stop_ids, lambda: False)
     assert [row.tokens for row in rows] == [[i] for i in range(v)]
     assert rows[engine.end_of_turn].stop == "stop"

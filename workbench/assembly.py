@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,14 +14,20 @@ from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import Loaded, load, pick_device, pick_dtype
 from workbench.engine.ranks import ALONE, Ranks
 from workbench.engine.roles import Cast
+from workbench.engine.serving.attaching import Served, attach
+from workbench.engine.serving.attaching import refuse_unfit as refuse_unserved
+from workbench.engine.serving.client import Replica
 from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
 from workbench.errors import UsageError
 from workbench.inspector.audit import Audit, audit
 from workbench.planning import Plan
+from workbench.recipe import Recipe
+from workbench.train.ahead import write_ahead
 
 
 def invited(config: RunConfig, planned: Plan) -> Cast:
     """Who else plays, before any model is loaded. Raises UsageError for those the recipe has no use for."""
+    check_servers(config)
     if config.teacher is None and planned.recipe.refresh.external:
         raise UsageError(
             f"recipe {planned.recipe.name} is taught by another model, and none was given. A model that teaches itself "
@@ -37,6 +45,22 @@ def invited(config: RunConfig, planned: Plan) -> Cast:
         )
     reference = None if config.reference is None else Local(config.reference)
     return Cast(teacher, reference, planned.recipe.needs_reference)
+
+
+def check_servers(config: RunConfig) -> None:
+    """Raises UsageError where servers are asked for and not named, or named and not asked for."""
+    served = config.engine == "vllm"
+    if served and not config.servers:
+        raise UsageError(
+            "--engine vllm writes on servers, and none was given. Name one (make serve starts one): "
+            "--server http://127.0.0.1:8911"
+        )
+    if not served and (config.server is not None or config.ahead):
+        name = "--ahead" if config.ahead else "--server"
+        raise UsageError(
+            f"{name} is for servers, and this process generates. Its one model cannot write while it is trained. "
+            f"Add --engine vllm, or leave {name} out."
+        )
 
 
 def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: torch.device) -> Cast:
@@ -78,6 +102,24 @@ def audited(engine: Engine, planned: Plan) -> Audit:
     others = [audit(engine, m, problems, train=len(planned.train)) for m in methods if len(methods) > 1]
     findings = dict.fromkeys((*found.findings, *(finding for other in others for finding in other.findings)))
     return Audit(found.examples, tuple(findings))
+
+
+def attached(
+    config: RunConfig, engine: Engine, recipe: Recipe, stopped: Callable[[], bool], run: Path | None
+) -> dict[str, Any]:
+    """Let the servers of the configuration write; returns what run.json keeps of them: nothing where there are none.
+
+    Without a run (--dry-run) they are asked what they are, and sent nothing.
+    """
+    if config.engine == "hf":
+        return {}
+    if run is None:
+        refuse_unserved(engine, config.servers)
+        return {"servers": [vars(Served.ask(Replica(url))) for url in config.servers]}
+    facts = attach(engine, config.servers, run / "weights", recipe.sampling)
+    if config.ahead:
+        write_ahead(engine, recipe, stopped)
+    return dict(facts)
 
 
 def fork_source(path: str) -> Path:

@@ -74,8 +74,12 @@ class RunConfig:
     """Where to compute."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type the weights are held in; auto is float32, but bfloat16 on a GPU when only an adapter trains."""
-    engine: Literal["hf"] = "hf"
-    """Who generates."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """Who generates: this process, or vLLM servers that are sent the weights after every step."""
+    server: str | None = None
+    """Addresses of the servers of --engine vllm, with commas between them: http://127.0.0.1:8911 (make serve)."""
+    ahead: int = 0
+    """1 writes the rollouts of the next step on the servers while this one trains, with weights one step older."""
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
     """How the processes that torchrun started hold the model: ddp, all of it in each; fsdp2, its tensors split among
     them; auto is ddp while it fits. In one process leave it."""
@@ -83,8 +87,8 @@ class RunConfig:
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 
     teacher: str | None = None
-    """Another model as the teacher, given as --model is; a folder of cache_teacher; or a .jsonl[.gz] of texts it wrote.
-    Not given: the model teaches itself."""
+    """Another model as the teacher, given as --model is; a folder of cache_teacher; a .jsonl[.gz] of texts it wrote; or
+    the address of a server, http://HOST:PORT[#MODEL], its key in OPSD_TEACHER_KEY. Not given: it teaches itself."""
     teacher_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type another model's weights are held in; auto is bfloat16 on a GPU, else float32."""
     teacher_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -204,6 +208,11 @@ class RunConfig:
             parse_adapter(self.adapter)
         self._check_directories()
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses of `server`."""
+        return tuple(url for part in (self.server or "").split(",") if (url := part.strip()))
+
     def _check_directories(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
             raise UsageError(
@@ -232,6 +241,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, 1.0, "a number from 0 to 1; papers here use 1e-6 to 2e-4"),
     "top_p": (1e-6, 1.0, "a number above 0 and up to 1; 1 cuts nothing"),
     "weight_decay": (0.0, 1e3, "a number from 0 on"),
+    "ahead": (0, 1, "0 or 1: more would be trained on rollouts that are too old"),
     "seed": (0, 2**63 - 1, "a whole number from 0 on"),
 }
 

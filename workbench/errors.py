@@ -10,6 +10,7 @@
 | `TrainingError` (RuntimeError) | 1 | training cannot go on |
 | `JudgingError` (TrainingError) | 1 | the jail is lost; saved, to be resumed |
 | `ProcessLost` (RuntimeError) | 5 | another process of the run is gone; to be resumed |
+| `ServerError` (TrainingError) | 1 | a server that writes is gone or answers wrongly; saved, to be resumed |
 | `Interrupted` | 130, 143 | the user stopped; what was done is saved |
 """
 
@@ -61,6 +62,10 @@ class ProcessLost(WorkbenchError, RuntimeError):
     """One of several processes died or cannot be reached; what was saved is intact."""
 
     exit_code = 5
+
+
+class ServerError(TrainingError):
+    """A server did not do what it was asked, and is named; what was learnt so far is intact."""
 
 
 class Interrupted(WorkbenchError):

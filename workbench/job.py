@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.assembly import audited, build_engine, invited
+from workbench.assembly import attached, audited, build_engine, invited
 from workbench.config import RunConfig, as_dict
 from workbench.config_files import to_toml
 from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.engine.export import export, ways_to_use
 from workbench.engine.ranks import ALONE, Agreed, Ranks, joined
-from workbench.errors import Interrupted, JudgingError, TrainingError, UsageError
+from workbench.errors import Interrupted, JudgingError, ServerError, TrainingError, UsageError
 from workbench.estimates import estimate
 from workbench.fitting import fitting, output_state, trained
 from workbench.following import Elsewhere, Follower
@@ -109,6 +109,9 @@ class Job:
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
+        served = attached(
+            config, engine, self.planned.recipe, self.stopped, self.directory.path if self.directory else None
+        )
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.header([*needs.lines(), f"output         {output_state(config)}"])
@@ -116,7 +119,7 @@ class Job:
             return 0
         saved = self._take_up(planned, engine) if config.resume else None
         if saved is None:
-            self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine))
+            self.directory.write_run_json(plan_facts(config, planned) | engine_facts(engine) | served)
         divergence = self._record_divergence(engine)
         before = self._before(engine, divergence)
         state = State(
@@ -269,8 +272,8 @@ class Job:
         except TrainingError as error:
             assert self.directory is not None
             saved = self.ranks.told(self._newest)
-            if isinstance(error, JudgingError) and state.clock.step > (saved.step if saved else 0):
-                recorder.save()  # nothing was learnt from the step that nobody could judge
+            if isinstance(error, (JudgingError, ServerError)) and state.clock.step > (saved.step if saved else 0):
+                recorder.save()  # nothing was learnt from the step that nobody could judge, or nobody wrote
                 saved = self.ranks.told(self._newest)
             last = f"step {saved.step}" if saved else "none yet"
             raise TrainingError(

@@ -175,7 +175,7 @@ def measure(config: RunConfig, planned: Plan) -> Measurement:
     """Run two steps and look at the second. Raises TrainingError where it taught nothing."""
     from workbench.assembly import build_engine
     from workbench.engine.allocator import retain_heap
-    from workbench.job import fitting
+    from workbench.fitting import fitting
     from workbench.parts.schedules import Clock
     from workbench.train import accounts
     from workbench.train.evaluate import verify_with

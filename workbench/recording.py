@@ -62,7 +62,7 @@ class Recorder:
         figures, saturated = self.saturation.observe(report.judged)
         signal, taught = self._signal(report, seconds)
         cost = accounts.row(self.accounts.step(self._method.name, report.tokens)) | {"method": self._method.name}
-        row = report.metrics() | figures | signal | cost
+        row = report.metrics() | figures | signal | cost | self._served(report)
         row |= {"seconds": seconds, "peak_bytes": peak_bytes(), "notes": notes}
         self.directory.metrics.append(row)
         for judged in report.judged:
@@ -76,6 +76,7 @@ class Recorder:
             self.reporter.note(text)
         self.directory.standing["accounts"] = self.accounts.totals()
         self.directory.status("training", report.step)
+        report.agreement.refuse()
 
     def _turned(self, step: int) -> list[str]:
         """A line where the next step belongs to another stage."""
@@ -99,6 +100,15 @@ class Recorder:
         seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
         return found, self.signal.observe(found)
 
+    def _served(self, report: StepReport) -> dict[str, float]:
+        """Where servers write: how many versions the oldest rollout is behind, and how far the last probe was off."""
+        engine = self.state.engine
+        if not engine.served:
+            return {}
+        learnt = engine.weights_version - bool(report.kept)
+        ages = [learnt - j.rollout.weights_version for j in report.judged if j.rollout.author == "student"]
+        return {"staleness": max(ages, default=0), "probe_gap": engine.generators["student"].gap}
+
     def _line(self, report: StepReport, seconds: dict[str, float], cost: Mapping[str, Any]) -> StepLine:
         row = report.metrics()
         done = report.step - self._first
@@ -106,6 +116,8 @@ class Recorder:
         gates = " then ".join(type(gate).__name__ for gate in self.recipe.gates) or "being empty"
         more = {"TFLOP": cost["flops"] / 1e12, "times bound": cost["times_bound"] or math.nan}
         more |= {} if report.turned is None else {"turned": report.turned}
+        if self.state.engine.served:
+            more |= {"sampler gap": report.agreement.distance, "effective": report.agreement.effective}
         return StepLine(
             step=report.step,
             total=self.state.clock.total,

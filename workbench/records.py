@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Author = Literal["student", "teacher", "dataset"]
 Role = Literal["student", "teacher", "reference"]
 """`reference`: the initial student, or a third model, beside both (G-OPD); scored only where a recipe asks for it."""
-Capability = Literal["text", "write", "logp", "top_k", "logits"]
-"""What a teacher gives: texts it wrote once; decoding of any prompt; log-probs of given tokens and entropies; the
+Capability = Literal["text", "write", "logp", "entropies", "top_k", "logits"]
+"""What a teacher gives: texts it wrote; decoding of any prompt; log-probs of given tokens; entropies; the
 likeliest entries with their rest; whole distributions."""
 StopReason = Literal["stop", "length", "cancelled"]
 """`stop`: the completion ends with an end token of its author; `length`: it was cut; `cancelled`: the user stopped."""
@@ -211,6 +211,11 @@ class Generator(Protocol):
 
     version: int
     """Optimizer steps the weights that write have seen."""
+
+    @property
+    def gap(self) -> float:
+        """How far what is served was from the learner when it was last compared, nats a token; 0: it is the learner."""
+        ...
 
     def generate(
         self,

@@ -62,7 +62,7 @@ class Cached(External):
     @property
     def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]
         """Hidden states are everything there is to know about a completion."""
-        given: set[Capability] = {"logp", "top_k"} if self.manifest.written else {"top_k"}
+        given: set[Capability] = {"logp", "entropies", "top_k"} if self.manifest.written else {"top_k"}
         if self.manifest.identity.kind == "hidden":
             given.add("logits")
         if self._written:

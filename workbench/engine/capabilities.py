@@ -3,7 +3,9 @@
 | a teacher | gives |
 |---|---|
 | another model | everything |
-| a cache of hidden states | `logp`, `top_k`, `logits` of the completions in it; `text` if the teacher wrote them |
+| a vLLM server | `logp`, `top_k` of any completion, at temperature 1; `text` |
+| an OpenAI-compatible server | `text` |
+| a cache of hidden states | `logp`, `entropies`, `top_k`, `logits` of those in it; `text` if the teacher wrote them |
 | a cache of the likeliest entries | the same without `logits`; taken over from DistillKit, `top_k` alone |
 | texts | `text` |
 """
@@ -21,11 +23,12 @@ from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import Capability
 
-EVERYTHING: frozenset[Capability] = frozenset({"text", "write", "logp", "top_k", "logits"})
+EVERYTHING: frozenset[Capability] = frozenset({"text", "write", "logp", "entropies", "top_k", "logits"})
 WORDS: dict[Capability, str] = {
     "text": "texts the teacher wrote",
     "write": "a teacher that writes while we watch",
-    "logp": "log-probs of given tokens, and entropies",
+    "logp": "log-probs of given tokens",
+    "entropies": "entropies of its distributions",
     "top_k": "its likeliest tokens with their log-probs",
     "logits": "its whole distributions",
 }
@@ -56,7 +59,12 @@ class Gives(Protocol):
 
     @property
     def recorded(self) -> bool:
-        """Whether it knows only completions that were recorded."""
+        """Whether no model of it runs here: it is asked for what it says, or looked up."""
+        ...
+
+    @property
+    def anew(self) -> bool:
+        """Whether it answers for completions that nobody recorded."""
         ...
 
 
@@ -71,14 +79,20 @@ def needed(recipe: Recipe) -> dict[Capability, str]:
             asked.setdefault("write", name)
     for plan in recipe.plans:
         asked.setdefault("logits" if plan.measures else "logp", type(plan).__name__)
-    gates = (recipe.token_weight, *(term.part(torch.ones(1)).gate for term in recipe.terms))
-    if recipe.needs_teacher and any(map(reads_entropies, gates)):
-        asked.setdefault("logp", " and ".join(repr(gate) for gate in gates if reads_entropies(gate)))
+    if reader := _reads_entropies(recipe):
+        asked.setdefault("entropies", reader)
     if recipe.rollouts.mixes:
         asked.setdefault("write", type(recipe.rollouts).__name__)
     if "teacher" in recipe.rollouts.authors:
         asked.setdefault("text", type(recipe.rollouts).__name__)
     return asked
+
+
+def _reads_entropies(recipe: Recipe) -> str:
+    """Which parts read them; empty where none does."""
+    gates = (recipe.token_weight, *(term.part(torch.ones(1)).gate for term in recipe.terms))
+    readers = [repr(gate) for gate in gates if reads_entropies(gate)] if recipe.needs_teacher else []
+    return " and ".join([*readers, *(type(plan).__name__ for plan in recipe.plans if "entropies" in plan.asks)])
 
 
 def _looks_at(term: Term) -> Capability:
@@ -92,7 +106,7 @@ def _looks_at(term: Term) -> Capability:
 def fits(recipe: Recipe, teacher: Gives) -> bool:
     """Whether the teacher is enough for the recipe and of use to it."""
     asked = needed(recipe)
-    onward = teacher.recorded and recipe.needs_teacher and "student" in recipe.rollouts.authors
+    onward = teacher.recorded and not teacher.anew and recipe.needs_teacher and "student" in recipe.rollouts.authors
     return bool(asked) and asked.keys() <= teacher.capabilities and not onward and not _misses(recipe, teacher)
 
 

@@ -14,24 +14,22 @@ import torch
 from torch import Tensor
 
 from workbench.divergence import Head, Scored
-from workbench.engine.generating import HfGenerator, ignore, in_batches, never
+from workbench.engine.generating import HfGenerator, ignore, never
 from workbench.engine.heads import base_model, decoder, head_of
 from workbench.engine.loading import Loaded
 from workbench.engine.meter import Meter
-from workbench.engine.mixing import decode_mixed
 from workbench.engine.modes import evaluating, without_dropout
 from workbench.engine.optimizing import Updates
 from workbench.engine.ranks import ALONE, Ranks, by_oneself
 from workbench.engine.rendering import Rendered
 from workbench.engine.replicas import Replicas, replicas, whole
 from workbench.engine.roles import Cast, Copy, TeacherWeights, fingerprint, with_lora
-from workbench.engine.sampling import Row, uniforms
-from workbench.engine.speakers import Speaker, own_end
+from workbench.engine.speakers import Speaker
 from workbench.engine.texts import Pen
 from workbench.engine.vocabularies import sliced
+from workbench.engine.writing import written
 from workbench.recipe import Optimizer
 from workbench.records import (
-    Author,
     Case,
     Context,
     Generator,
@@ -39,10 +37,8 @@ from workbench.records import (
     Request,
     Role,
     Rollout,
-    Sample,
     Sampling,
     Told,
-    Wanted,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +73,7 @@ class Engine:
     ) -> None:
         """Move the model to its device, add the adapter if there is one, and arrange the other roles' weights."""
         self.settings, self.tokenizer, self.loaded = settings, loaded.tokenizer, loaded
-        self.weights_version, self.meter = 0, Meter()
+        self.weights_version, self._moved, self.meter = 0, False, Meter()
         model = loaded.model.to(settings.device)
         without_dropout(model)
         self.cast = cast or Cast()
@@ -116,6 +112,11 @@ class Engine:
         assert found is not None, f"nobody can render a prompt for the {role}: ask `sees` first"
         return found
 
+    @property
+    def served(self) -> bool:
+        """Whether servers write for the student."""
+        return not isinstance(self.generators["student"], HfGenerator)
+
     def sees(self, role: Role) -> bool:
         """Whether a prompt can be rendered for the role: not for a teacher of whom there are texts alone."""
         return self.speakers[role] is not None
@@ -143,75 +144,15 @@ class Engine:
 
         Each rank writes for its own problems, and all get all.
         """
+        self.catch_up()
 
         def mine(places: Sequence[int]) -> list[Rollout]:
-            return self._written([requests[i] for i in places], sampling, by_oneself(stopped), wrote)
+            return written(self, [requests[i] for i in places], sampling, by_oneself(stopped), wrote)
 
         here = any(r.teacher_share > 0.0 or isinstance(self.generators[r.writer], HfGenerator) for r in requests)
         with self.replicas.decoding() if here else contextlib.nullcontext():
             found = self.ranks.spread([r.problem.id for r in requests], mine)
         return [rollout.of(r.problem) for rollout, r in zip(found, requests, strict=True)]
-
-    def _written(
-        self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool], wrote: Told
-    ) -> list[Rollout]:
-        found: list[Rollout | None] = [None] * len(requests)
-        authors: tuple[Author, ...] = ("student", "teacher")
-        for author in authors:
-            mine = [i for i, request in enumerate(requests) if request.author == author]
-            asked = [requests[i] for i in mine]
-            if author == "teacher" and self.external is not None and self.external.recorded:
-                written = self.external.write(asked, sampling, self.pen)
-            else:
-                written = self._sampled(author, asked, sampling, stopped, wrote)
-            for i, rollout in zip(mine, written, strict=True):
-                found[i] = rollout
-        return [rollout for rollout in found if rollout is not None]
-
-    def _sampled(
-        self, author: Author, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool], wrote: Told
-    ) -> list[Rollout]:
-        role: Role = "teacher" if author == "teacher" else "student"
-        prompts = [self.prompt(r.context, Case(r.problem), role).ids for r in requests]
-        wanted = [Wanted(prompt, r.key) for prompt, r in zip(prompts, requests, strict=True)]
-
-        def told(place: int, sample: Sample) -> None:
-            made[place] = self._rollout(sample, requests[place], role)
-            wrote(made[place])
-
-        made = dict[int, Rollout]()
-        # Either end token ends: in the student's eyes nothing could follow its own.
-        ends = self.stop_ids | self.speaker(role).stop_ids
-        if any(r.teacher_share > 0.0 for r in requests):
-            samples = self._mixed(requests, wanted, sampling, stopped)
-        else:
-            samples = self.generators[role].generate(wanted, sampling, ends, stopped, told)
-        self.meter.wrote(role, sum(len(sample.tokens) for sample in samples))
-        rest = enumerate(zip(samples, requests, strict=True))
-        return [made[i] if i in made else self._rollout(sample, request, role) for i, (sample, request) in rest]
-
-    def _mixed(
-        self,
-        requests: Sequence[Request],
-        wanted: Sequence[Wanted],
-        sampling: Sampling,
-        stopped: Callable[[], bool],
-    ) -> list[Sample]:
-        """Every token from a mixture of both roles, each behind its own prompt."""
-        rows = [Row(w.prompt, uniforms(w.key, sampling.max_new_tokens)) for w in wanted]
-        for row, r in zip(rows, requests, strict=True):
-            assert r.teacher_context is not None, "a mixture names what the teacher sees"
-            guide = self.prompt(r.teacher_context, Case(r.problem), "teacher").ids
-            row.share, row.guide = r.teacher_share, Row(guide, row.draws)
-        ends = self.stop_ids | self.speaker("teacher").stop_ids
-        voices = partial(self.voice, "student"), self._beside
-
-        def write(batch: list[Row]) -> None:
-            decode_mixed(*voices, batch, sampling, ends, stopped)
-
-        in_batches(sorted(rows, key=lambda row: len(row.prompt)), self.settings.decode_rows, write)
-        self.meter.wrote("teacher", sum(len(row.tokens) for row in rows), beside=True)
-        return [row.sample(self.weights_version) for row in rows]
 
     @contextlib.contextmanager
     def voice(self, role: Role) -> Iterator[tuple[Any, Head]]:
@@ -226,24 +167,11 @@ class Engine:
             yield decoder(model), sliced(head_of(model), self.vocabulary)
 
     @contextlib.contextmanager
-    def _beside(self) -> Iterator[tuple[Any, Head]]:
+    def beside(self) -> Iterator[tuple[Any, Head]]:
         """The teacher where both decode: its entries as the student's, so that one end token is the other."""
         with self.voice("teacher") as (module, own):
             outside = self.outsiders["teacher"].head if "teacher" in self.outsiders else None
             yield module, own if outside is None else outside
-
-    def _rollout(self, sample: Sample, request: Request, role: Role) -> Rollout:
-        tokens = own_end(sample.tokens, self.speaker(role), self.speaker("student"))
-        return Rollout(
-            problem=request.problem,
-            author=request.author,
-            tokens=tuple(tokens),
-            text=self.decoded(tokens),
-            logprobs=sample.logprobs,
-            stop=sample.stop,
-            weights_version=sample.versions[0],
-            index=request.index,
-        )
 
     def decoded(self, tokens: Sequence[int]) -> str:
         """Text of a completion without its end token; nothing else is hidden."""
@@ -320,17 +248,18 @@ class Engine:
         return self.updates.parameters()
 
     def update(self, optimizer: Optimizer) -> float:
-        """One AdamW step on the gathered gradients, and whoever writes gets the new weights; returns the norm.
+        """One AdamW step on the gathered gradients; returns the norm. Whoever writes next gets the new weights first.
 
         Raises TrainingError as `Updates.step`.
         """
         norm = self.updates.step(optimizer)
-        self.serve(self.weights_version + 1)
+        self.weights_version += 1
+        self._moved = True
         return norm
 
     def serve(self, version: int) -> None:
         """Whoever writes takes up the weights of now, which have seen `version` optimizer steps."""
-        self.weights_version = version
+        self.weights_version, self._moved = version, False
         for generator in self.generators.values():
             weights = ((name, whole(p.detach())) for name, p in self.parameters().items())
             if self.ranks.first or isinstance(generator, HfGenerator):
@@ -342,6 +271,14 @@ class Engine:
     def assemble(self) -> None:
         """Be one process again after training: all ranks must ask, and the first then has the whole student."""
         self.student, self.replicas = self.replicas.assembled(self.student), Replicas()
+
+    def catch_up(self) -> None:
+        """Let whoever writes serve the weights of now, if they moved: a step that is done stays done if that fails.
+
+        Raises ServerError.
+        """
+        if self._moved:
+            self.serve(self.weights_version)
 
     def refresh_teacher(self, refresh: Refresh, step: int) -> bool:
         """Move the teacher after optimizer step `step` (from 1) if it is due; says whether it moved."""

@@ -34,7 +34,7 @@ class HfGenerator:
     def __init__(self, voice: Voice, rows: int) -> None:
         """`rows` completions are decoded side by side, and fewer when they do not fit."""
         self._voice, self._rows = voice, rows
-        self.version = 0
+        self.version, self.gap = 0, 0.0
 
     def generate(
         self,

@@ -69,6 +69,8 @@ class External(ABC):
     kind: str
     capabilities: frozenset[Capability]
     recorded = True
+    anew = False
+    """A recorded teacher that answers for completions nobody recorded: a server."""
     entries: int | None = None
 
     def __init__(self, source: str) -> None:
@@ -209,10 +211,17 @@ class Told(External):
 
 
 def invite(source: str) -> External:
-    """The teacher that --teacher names, not loaded yet. Raises InputError for a file or folder that is none."""
+    """The teacher that --teacher names, not loaded yet. Raises InputError for a file or folder that is none.
+
+    A server is asked what it can do: ServerError where it does not answer.
+    """
     from workbench.engine.cached_teacher import MANIFEST, Cached
 
     path = Path(source).expanduser()
+    if source.startswith(("http://", "https://")):
+        from workbench.engine.serving.teacher import served_teacher
+
+        return served_teacher(source)
     if source.endswith((".jsonl", ".jsonl.gz")):
         return Told(source)
     return Cached(source) if (path / MANIFEST).is_file() else Local(source)

@@ -24,7 +24,7 @@ def findings(engine: Engine, recipe: Recipe, problems: Sequence[Problem]) -> lis
         found = [Finding("teacher", line) for line in external.lines()]
         if external.speaker is not None:
             found.append(Finding("teacher", _spoken_to(engine, external.speaker)))
-        if external.recorded:
+        if external.recorded and not external.anew:
             found.append(_known(engine, recipe, external, problems))
     if engine.cast.reference is not None:
         found += [Finding("reference", line) for line in engine.cast.reference.lines()]

@@ -18,7 +18,7 @@ from workbench.config import HINTS, THIS_TIME_ONLY, RunConfig, flag
 ESSENTIAL = ("model", "problems", "recipe", "name", "steps", "batch", "group", "max_new_tokens", "lr", "eval_problems")
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model, device and teacher": (
-        *("adapter", "device", "dtype", "chat_template", "engine"),
+        *("adapter", "device", "dtype", "chat_template", "engine", "server", "ahead"),
         *("teacher", "teacher_dtype", "teacher_device", "reference"),
     ),
     "Problems and verifier": (

@@ -211,7 +211,7 @@ class HeldOutDivergence:
     def _rollouts(self, problems: Sequence[Problem], stopped: Callable[[], bool]) -> list[Rollout]:
         """One a problem by the student; by the recipe's own authors where the teacher knows theirs alone."""
         engine, recipe = self._engine, self._recipe
-        if engine.external is not None and engine.external.recorded:
+        if engine.external is not None and engine.external.recorded and not engine.external.anew:
             desk = Desk(engine, recipe.student, recipe.teacher, recipe.sampling, (0, -3), stopped)
             found: list[Rollout] = []
             for problem in problems:

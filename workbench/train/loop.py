@@ -13,6 +13,7 @@ from workbench.parts.schedules import Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Problem
+from workbench.train.ahead import foresee
 from workbench.train.judging import Verifier
 from workbench.train.report import StepReport
 from workbench.train.step import State, train_step
@@ -77,6 +78,7 @@ def run(
             raise TrainingError(_nothing_teaches(recipe, problems))
         n = min(recipe.batch, len(teaching))  # the same problem twice in a step would be the same rollout twice
         batch = recipe.curriculum.batch(teaching, n, state.clock.step * recipe.batch, settings.seed)
+        foresee(recipe, state, teaching, settings.steps, settings.seed)
         report = train_step(recipe, state, batch, verify)
         if report is None:
             ending = "stopped"

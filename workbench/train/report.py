@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from workbench.engine.meter import Meter
 from workbench.recipe import Recipe
 from workbench.records import Judged
+from workbench.train.agreement import Agreement
 from workbench.train.spending import Spent, Stopwatch
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class StepReport:
     """Share of tokens whose gradient entry-wise clipping turned around."""
     entries: dict[int, tuple[float, ...]]
     """id(rollout) -> the first term's value at each token, for the rollouts that are shown."""
+    agreement: Agreement = field(default_factory=Agreement)
+    """Of who writes with who learns."""
     seen: tuple[Any, ...] = ()
     """What whoever watched the step saw of its rollouts."""
 
@@ -149,6 +152,7 @@ class StepReport:
             gap=float((behaviour - logp)[sampled].abs().mean()) if bool(sampled.any()) else float("nan"),
             turned=float(torch.cat(turned).double().mean()) if turned else None,
             entries=_per_entry(signals),
+            agreement=Agreement.of(recipe, signals),
         )
 
     @property
@@ -176,6 +180,7 @@ class StepReport:
             "grad_norm": self.grad_norm,
             "surprise": self.surprise,
             "sampler_gap": self.gap,
+            **self.agreement.metrics(),
             "turned_share": self.turned,
             "teacher_refreshed": self.refreshed,
         }

@@ -101,6 +101,7 @@ class Alarms:
         "truncated_share": (0.5, "more than half of the rollouts were cut ({0:.2f}): raise --max-new-tokens"),
         "equal_context_kl": (1e-3, "KL of equal contexts is {0:.4f} nat/token, not 0: the two roles are misaligned"),
         "sampler_gap": (0.05, "sampler and trainer differ by {0:.3f} nat/token: the gradient is off-policy"),
+        "sampler_far_share": (0.1, "{0:.2f} of the tokens are 0.2 nats apart for sampler and trainer"),
         "verifier_error_share": (0.02, "the verifier failed on {0:.2f} of the rollouts: they count nowhere"),
     }
     RATIOS: Mapping[str, tuple[float, float, str]] = {

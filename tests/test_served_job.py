@@ -1,0 +1,171 @@
+"""Whole runs whose student is written by servers: the same as in process, one step off, and when a replica dies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.serving_double import Double
+from tests.test_generators import wanted
+from tests.test_job import command, status  # noqa: F401
+from workbench.engine.engine import Engine
+from workbench.engine.serving.ahead import AheadGenerator
+from workbench.engine.serving.probing import Probe
+from workbench.errors import TrainingError
+from workbench.records import Sample, Sampling
+from workbench.train.agreement import Agreement
+from workbench.train.run_directory import read_jsonl
+
+QUICK = [
+    "--eval-problems",
+    "0",
+    "--max-new-tokens",
+    "6",
+    "--temperature",
+    "1",
+    "--top-p",
+    "1",
+    "--set",
+    "sampling.top_k=0",
+]
+
+
+def rows(name: str, file: str = "metrics") -> list[dict]:
+    return read_jsonl(Path("runs", name, f"{file}.jsonl"))
+
+
+def test_a_run_on_two_replicas_records_what_it_did(command, tiny_folder, capsys) -> None:  # noqa: F811
+    with Double(tiny_folder, dtype=torch.float32) as one, Double(tiny_folder, dtype=torch.float32) as other:
+        flags = ["--engine", "vllm", "--server", f"{one.url},{other.url}", "--name", "a", "--steps", "2", *QUICK]
+        assert command(*flags) == 0
+    facts = json.loads(Path("runs/a/run.json").read_text())
+    assert [s["version"] for s in facts["servers"]] == ["0.32.0", "0.32.0"]
+    for row in rows("a"):
+        assert row["sampler_gap"] < 1e-4
+        assert row["sampler_effective_share"] == pytest.approx(1, abs=1e-6)
+        assert row["sampler_far_share"] == row["staleness"] == 0
+        assert row["probe_gap"] < 1e-4
+    assert "effective 1.000" in capsys.readouterr().err
+    assert [r["weights_version"] for r in rows("a", "rollouts")] == [0] * 3 + [1] * 3
+
+
+def test_a_replica_that_dies_stops_the_run_with_the_reason_and_it_goes_on(command, tiny_folder, capsys) -> None:  # noqa: F811
+    flags = ["--engine", "vllm", "--name", "a", "--save-every", "50", *QUICK]
+    with Double(tiny_folder) as one, Double(tiny_folder) as other:
+        addresses = ["--server", f"{one.url},{other.url}"]
+        assert command(*flags, "--steps", "4", "--name", "whole", *addresses) == 0
+    with Double(tiny_folder) as good, Double(tiny_folder) as bad:
+        bad.die_after = 7  # probes and some rollouts: midway in a later step
+        assert command(*flags, "--steps", "4", "--server", f"{good.url},{bad.url}") == 1
+        said = capsys.readouterr().err
+        assert bad.url in said
+        assert "cannot be reached" in said
+        done = len(rows("a"))
+        assert 0 < done < 4
+        assert f"last good checkpoint: step {done}" in said, "what was learnt before it died is saved"
+        assert status("a")["phase"] == "failed"
+        assert command(*flags, "--steps", "4", "--server", good.url, "--resume") == 0
+    assert [row["step"] for row in rows("a")] == [1, 2, 3, 4]
+    assert [r["loss"] for r in rows("a")] == pytest.approx([r["loss"] for r in rows("whole")], rel=1e-5)
+
+
+def test_flags_of_servers_are_refused_where_nobody_serves(command, capsys) -> None:  # noqa: F811
+    for flags, words in (
+        (["--server", "http://127.0.0.1:1"], "Add --engine vllm"),
+        (["--ahead", "1"], "cannot write while it is trained"),
+        (["--engine", "vllm"], "--server http://127.0.0.1:8911"),
+        (["--engine", "vllm", "--server", "http://127.0.0.1:9"], "cannot be reached"),
+        (["--engine", "vllm", "--server", "http://8.8.8.8:9"], "public address"),
+    ):
+        assert command(*flags, "--dry-run") != 0
+        assert words in capsys.readouterr().err
+
+
+# One step off
+
+
+def test_one_step_off_is_the_synchronous_run_with_older_weights(command, tiny_folder, monkeypatch, capsys) -> None:  # noqa: F811
+    """Rollouts of step k come from the weights after step k - 2, everything else from those of now."""
+    flags = ["--engine", "vllm", "--steps", "4", "--lr", "1e-4", *QUICK]
+    with Double(tiny_folder) as double:
+        assert command(*flags, "--name", "ahead", "--ahead", "1", "--server", double.url) == 0
+        assert command(*flags, "--name", "sync", "--server", double.url) == 0
+
+        plain = Engine.update
+
+        def late(engine, optimizer):
+            """After each update the servers get the weights from before it."""
+            kept = {n: p.detach().clone() for n, p in engine.parameters().items()}
+            norm = plain(engine, optimizer)
+            with monkeypatch.context() as patch:
+                patch.setattr(Probe, "check", lambda *_: 0.0)  # they are older than ours on purpose
+                engine.generators["student"].sync(kept.items(), engine.weights_version - 1)
+            engine._moved = False
+            return norm
+
+        monkeypatch.setattr(Engine, "update", late)
+        assert command(*flags, "--name", "simulated", "--server", double.url) == 0
+    assert [r["loss"] for r in rows("ahead")] == [r["loss"] for r in rows("simulated")]
+    assert (
+        status("ahead")["weights_sha256"] == status("simulated")["weights_sha256"] != status("sync")["weights_sha256"]
+    )
+    drifted = ["--lr", "1e-3", "--name", "drifted", "--ahead", "1"]
+    with Double(tiny_folder) as double:
+        assert command(*flags, *drifted, "--server", double.url) == 1
+    assert "whoever writes is not who learns" in capsys.readouterr().err
+    assert [r["staleness"] for r in rows("ahead")] == [0, 1, 1, 1]
+    assert [r["weights_version"] for r in rows("ahead", "rollouts")] == [0] * 6 + [1] * 3 + [2] * 3
+
+
+class Recorded:
+    """A generator that notes what it is asked, and with which weights."""
+
+    version, gap = 0, 0.0
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def generate(self, wanted, sampling, ends, stopped=lambda: False, wrote=lambda *_: None):
+        self.asked.append((len(wanted), self.version))
+        return [Sample((1,), (-1.0,), "length", (self.version, self.version)) for _ in wanted]
+
+    def sync(self, weights, version) -> None:
+        self.version = version
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def test_what_was_begun_is_taken_once_and_other_settings_are_written_anew() -> None:
+    inner = Recorded()
+    generator, sampling, ends = AheadGenerator(inner), Sampling(4), frozenset({3})
+    generator.begin(wanted(), sampling, ends)
+    generator.sync([], 1)
+    assert {s.versions for s in generator.generate(wanted(), sampling, ends)} == {(0, 0)}
+    assert {s.versions for s in generator.generate(wanted(), sampling, ends)} == {(1, 1)}, "taken once"
+    generator.begin(wanted(), sampling, ends)
+    assert {s.versions for s in generator.generate(wanted(), Sampling(5), ends)} == {(1, 1)}
+    generator.sync([], 2)
+    more = [*wanted(), *wanted(seed=9)]
+    assert [s.versions[0] for s in generator.generate(more, sampling, ends)] == [1] * 4 + [2] * 4
+    generator.begin(wanted(), sampling, ends)
+    generator.sync([], 3)
+    generator.sync([], 4)
+    with pytest.raises(TrainingError, match="More than 1 step"):
+        generator.generate(wanted(), sampling, ends)
+    generator.close()
+
+
+# Agreement
+
+
+def test_agreement_is_what_its_formulas_say() -> None:
+    calm = Agreement(0.0, 0.03, 0.99, 0.01)
+    calm.refuse()
+    Agreement().refuse()
+    for bad in (Agreement(0, 0.31, 0.9, 0.1), Agreement(0, 0.1, 0.4, 0.1), Agreement(0, 0.1, 0.9, 0.6)):
+        with pytest.raises(TrainingError, match="whoever writes is not who learns"):
+            bad.refuse()
