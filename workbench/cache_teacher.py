@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli import Arguments, parse, run_command
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError
+from workbench.launch import alone
 from workbench.text import printable
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _main(argv: Sequence[str]) -> int:
+    alone("workbench.cache_teacher")
     asked, rest = arguments().parse_known_args(argv)
     config = parse(rest)
     if config.teacher is None:

@@ -22,6 +22,7 @@ from verifiers import Verdict
 from workbench.cli import Arguments, run_command
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError, nearest
+from workbench.launch import alone
 from workbench.text import printable
 from workbench.train.evaluate import Answer, ArmResult, Asked, Evaluation, tests_digest
 from workbench.train.intervals import Difference, arms_dict, arms_table, paired_bootstrap
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    alone("workbench.evaluate")
     asked = arguments().parse_args(argv)
     profiles = known_profiles(asked.verifier)
     only = asked.only.split(",") if asked.only else []
