@@ -273,10 +273,7 @@ class Job:
         for name, line in text:
             self.reporter.result(name, line, data.get(name))
         final = self.directory.path / "final"
-        about = Subject(
-            self.directory.path, self.config, self.planned.recipe, state.engine, state.clock.step, self.planned.steps,
-            self.planned.problems, data, verifier=self.planned.verifier,
-        )  # fmt: skip
+        about = Subject.of(self.directory.path, self.config, self.planned, state.engine, state.clock.step, data)
         target = export(state.engine, final, card(about))
         facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
         self.directory.status("finished", state.clock.step, **facts)
