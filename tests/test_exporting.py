@@ -16,6 +16,7 @@ from workbench.engine.export import licence_of, refuse_quantised
 from workbench.engine.heads import decoder, head_of
 from workbench.errors import InputError
 from workbench.exporting import engine_of, find
+from workbench.model_card import shortened
 from workbench.train.run_directory import encode, read_jsonl
 
 
@@ -61,7 +62,10 @@ def test_all_of_a_finished_run_is_the_model_in_memory(inside: Path, capsys) -> N
     for run, folder in (("runs/full", "runs/full/final"), ("runs/lora", "runs/lora/final/adapter")):
         torch.testing.assert_close(logits_of_folder(folder), logits_of_run(run, "2"), rtol=1e-4, atol=1e-4)
         assert export.main([run]) == 0
-        assert f"model      {folder}" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"model      {folder}" in out
+    assert f"vllm serve {inside / 'model'} --enable-lora --lora-modules trained=runs/lora/final/adapter\n" in out
+    assert "transformers chat trained http://localhost:8000\n" in out
     names = {p.name for p in Path("runs/full/final").iterdir()}
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"}
     assert names >= {"tokenizer_config.json", "chat_template.jinja"}
@@ -71,7 +75,9 @@ def test_all_of_a_finished_run_is_the_model_in_memory(inside: Path, capsys) -> N
 
 def test_an_adapter_is_merged_into_a_whole_model(inside: Path, capsys) -> None:
     assert export.main(["runs/lora", "--merged"]) == 0
-    assert "vllm serve runs/lora/exports/merged\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "vllm serve runs/lora/exports/merged\n" in out
+    assert "transformers chat runs/lora/exports/merged http://localhost:8000\n" in out
     torch.testing.assert_close(
         logits_of_folder("runs/lora/exports/merged"), logits_of_folder("runs/lora/final/adapter"), rtol=1e-4, atol=1e-4
     )
@@ -182,6 +188,23 @@ def test_a_licence_is_what_the_base_states_in_its_front_matter_or_nothing(tmp_pa
         (tmp_path / "README.md").write_text(text)
         assert licence_of("x", str(tmp_path)) == licence, text
     assert licence_of("nobody/has-this", "nobody/has-this") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/home/me/secret/data.jsonl", ".../data.jsonl"),
+        ("--problems=/home/me/data.jsonl", "--problems=.../data.jsonl"),
+        ("~/work/model and ../up/two", ".../model and .../two"),
+        ("chat template from /opt/x/t.jinja", "chat template from .../t.jinja"),
+        ("me/model", "me/model"),
+        ("./model", "./model"),
+        ("runs/brief/final", "runs/brief/final"),
+        ("https://host/a/b", "https://host/a/b"),
+    ],
+)
+def test_paths_of_this_machine_are_cut_and_names_are_not(text: str, said: str) -> None:
+    assert shortened(text) == said
 
 
 # Rollouts

@@ -15,7 +15,7 @@ import yaml
 from workbench import export, opsd
 from workbench.train.run_directory import read_jsonl
 
-SMALL = ["--steps", "1", "--eval-problems", "10", "--eval-tokens", "48", "--progress", "quiet"]
+SMALL = ["--steps", "0", "--eval-problems", "10", "--eval-tokens", "48", "--progress", "quiet"]
 
 
 def task_of(folder: Path) -> dict:
@@ -49,6 +49,7 @@ def test_a_task_asks_what_the_student_was_asked_and_judges_as_the_run_did(export
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed: docs/exports.md")
 def test_lm_eval_itself_finds_the_accuracy_that_the_run_found(tmp_path: Path, monkeypatch) -> None:
     """The embedded model on sums, some right and some wrong; nothing is cut, so each answer must be judged alike."""

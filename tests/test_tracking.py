@@ -64,7 +64,7 @@ def track(kind: str, folder: Path, first: int = 1) -> tuple[Tracking, list[str]]
     run.mkdir(exist_ok=True)
     followed = Tracking(kind, run, warnings.append)
     followed.start("a", {"lr": 1e-5})
-    followed.scalars(first, {"loss": 0.5, "bad": math.nan, "text": "x", "none": None})
+    followed.scalars(first, {"step": first, "loss": 0.5, "bad": math.nan, "text": "x", "none": None})
     followed.table(8, "rollouts", [{"text": "![x](http://evil) <img>\x1b[2J\udc80" + "y" * 9000, "n": 3}])
     followed.finish()
     return followed, warnings

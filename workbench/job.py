@@ -303,10 +303,8 @@ class Job:
             self.reporter.result(name, line, data.get(name))
         final = self.directory.path / "final"
         self.directory.standing["accounts"] = took = recorder.accounts.settled()
-        about = Subject(
-            self.directory.path, self.config, self.planned.recipe, state.engine, state.clock.step, self.planned.steps,
-            self.planned.problems, data | {"accounts": took}, verifier=self.planned.verifier,
-        )  # fmt: skip
+        data |= {"accounts": took}
+        about = Subject.of(self.directory.path, self.config, self.planned, state.engine, state.clock.step, data)
         target = export(state.engine, final, card(about))
         self.directory.status("finished", state.clock.step, **facts)
         self.reporter.result("saved", f"{target}", facts)

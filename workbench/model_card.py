@@ -18,6 +18,7 @@ from workbench.config import RunConfig
 from workbench.engine.embedded import EMBEDDED
 from workbench.engine.engine import Engine
 from workbench.engine.export import front_matter, licence_of
+from workbench.planning import Plan
 from workbench.problems import ProblemSet
 from workbench.recipe import Recipe
 from workbench.records import Case
@@ -49,6 +50,14 @@ class Subject:
     merged: bool = False
     """Whether an adapter was merged into the weights."""
     verifier: str = ""
+
+    @classmethod
+    def of(
+        cls, run: Path, config: RunConfig, planned: Plan, engine: Engine, step: int, results: Mapping[str, Any]
+    ) -> Subject:
+        """The model of a run at its end."""
+        problems, verifier = planned.problems, planned.verifier
+        return cls(run, config, planned.recipe, engine, step, planned.steps, problems, results, verifier=verifier)
 
     @property
     def adapter(self) -> bool:

@@ -136,7 +136,7 @@ def ways_to_use(folder: Path, task: tuple[Path, str] | None = None) -> list[str]
     if config.is_file():
         base = shlex.quote(str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]))
     serve = f"vllm serve {base} --enable-lora --lora-modules trained={where}" if base else f"vllm serve {where}"
-    lines = [serve, f"transformers chat {where}"]
+    lines = [serve, f"transformers chat {'trained' if base else where} http://localhost:8000"]  # asks that server
     if task is not None:
         model = f"pretrained={base},peft={where}" if base else f"pretrained={where}"
         place = f"--include_path {shlex.quote(str(task[0]))} --tasks {task[1]}"

@@ -87,7 +87,7 @@ class Trackio:
             project=PROJECT, name=shown, config=dict(config), resume=resume, embed=False,
             auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
-        return f"run {shown}: trackio show --project {PROJECT}"
+        return f"run {shown}. Look: trackio show --project {PROJECT}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -116,7 +116,7 @@ class Wandb:
         run = self._module.init(
             project=PROJECT, name=name, id=self._memory.id, resume="allow", dir=str(self._folder), config=dict(config)
         )
-        return str(getattr(run, "url", None) or f"offline; wandb sync {self._folder / 'wandb'}/offline-run-*")
+        return str(getattr(run, "url", None) or f"offline. Send: wandb sync {self._folder / 'wandb'}/offline-run-*")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -152,7 +152,7 @@ class TensorBoard:
         self._writer = module.SummaryWriter(str(self._folder))
         text = "\n".join(f"    {line}" for line in json.dumps({"name": name, **config}, indent=1).splitlines())
         self._writer.add_text("config", text)  # indented: rendered as code
-        return f"tensorboard --logdir {self._folder}"
+        return f"{self._folder}. Look: tensorboard --logdir {self._folder}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""

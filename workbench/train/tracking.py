@@ -80,8 +80,9 @@ class Tracking:
         self._call("start", name, dict(config))
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """The finite numbers among `values`."""
-        numbers = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        """The finite numbers among `values`, but for the step itself, which trackers reserve."""
+        found = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}
+        numbers = {k: v for k, v in found.items() if math.isfinite(v)}
         self._call("scalars", step, numbers)
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -151,11 +152,12 @@ class Tracking:
             if "error" in answer:
                 self._failed(str(answer.get("call")), str(answer["error"]), bool(answer.get("missing")))
             if answer.get("said"):
-                self._say("said", str(answer["said"]), failed=False)
+                self._say("said", f"writes {answer['said']}", failed=False)
 
     def _over(self) -> None:
         """The other process has closed its end: by itself, or it was ended."""
         assert self._process is not None
+        self._open.clear()
         with contextlib.suppress(subprocess.TimeoutExpired):
             if (code := self._process.wait(1.0)) and "finish" not in self._told:
                 self._failed("running", f"its process ended with code {code}")
