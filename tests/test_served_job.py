@@ -76,6 +76,7 @@ def test_flags_of_servers_are_refused_where_nobody_serves(command, capsys) -> No
     for flags, words in (
         (["--server", "http://127.0.0.1:1"], "Add --engine vllm"),
         (["--ahead", "1"], "cannot write while it is trained"),
+        (["--ahead", "2"], "one step old, no more"),
         (["--engine", "vllm"], "--server http://127.0.0.1:8911"),
         (["--engine", "vllm", "--server", "http://127.0.0.1:9"], "cannot be reached"),
         (["--engine", "vllm", "--server", "http://8.8.8.8:9"], "public address"),

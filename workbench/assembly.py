@@ -55,6 +55,10 @@ def check_servers(config: RunConfig) -> None:
             "--engine vllm writes on servers, and none was given. Name one (make serve starts one): "
             "--server http://127.0.0.1:8911"
         )
+    if config.ahead > 1:
+        raise UsageError(
+            f"--ahead {config.ahead}: rollouts may be one step old, no more. Write --ahead 1, or leave it out."
+        )
     if not served and (config.server is not None or config.ahead):
         name = "--ahead" if config.ahead else "--server"
         raise UsageError(

@@ -235,13 +235,12 @@ _POSITIVE = (1e-12, 1e12, "a positive number")
 _RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("limit", "max_prompt_tokens", "batch", "group", "max_new_tokens", "micro_tokens"), _COUNT),
     **dict.fromkeys(("eval_tokens", "save_every", "keep", "train_tokens"), _COUNT),
-    **dict.fromkeys(("steps", "warmup_steps", "eval_problems", "eval_every"), _FROM_ZERO),
+    **dict.fromkeys(("steps", "warmup_steps", "eval_problems", "eval_every", "ahead"), _FROM_ZERO),
     **dict.fromkeys(("minutes", "temperature", "price_per_hour", "watts"), _POSITIVE),
     "max_grad_norm": (1e-12, math.inf, "a positive number; inf clips nothing"),
     "lr": (0.0, 1.0, "a number from 0 to 1; papers here use 1e-6 to 2e-4"),
     "top_p": (1e-6, 1.0, "a number above 0 and up to 1; 1 cuts nothing"),
     "weight_decay": (0.0, 1e3, "a number from 0 on"),
-    "ahead": (0, 1, "0 or 1: more would be trained on rollouts that are too old"),
     "seed": (0, 2**63 - 1, "a whole number from 0 on"),
 }
 
