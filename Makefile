@@ -19,7 +19,7 @@ BUDGET := --steps 60 --train-tokens 3000
 SERVE := .venv-serve
 SERVER := $(if $(shell command -v nvidia-smi),gpu,cpu)
 
-.PHONY: setup opsd serve serve-test app controls compare test check slow net browser gpu smoke golden docs bench judging format notebooks pictures
+.PHONY: setup opsd serve serve-test app controls compare test check slow net browser gpu smoke lanes golden docs bench judging format notebooks pictures
 
 setup: $(STAMP)
 
@@ -98,6 +98,10 @@ browser: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/python benchmarks/gpu.py
+
+# One recipe trained in every way there is: in process, two ranks, the HTTP double, and ARGS="--model DIR --server URL".
+lanes: $(STAMP)
+	$(BIN)/python -m tests.lanes $(ARGS)
 
 # Two steps of every recipe on a tiny model, through the command.
 smoke: $(STAMP)
