@@ -143,6 +143,17 @@ def test_what_is_shared_is_read_once_and_padding_never(tiny) -> None:
     assert found["tokens"]["generated"] == {"student": sum(lengths)}
 
 
+def test_texts_of_unlike_length_are_read_side_by_side_and_only_they_count(tiny) -> None:
+    engine, chosen = tiny(), recipe(rollouts=FromDataset(), teacher=None, terms=(CrossEntropy(),))
+    report, found, _ = step(engine, chosen)
+    lengths = [len(j.rollout.tokens) for j in report.judged]
+    assert len(set(lengths)) > 1, "or nothing would be padded"
+    prompts = [engine.prompt(chosen.student, Case(p)).ids for p in PROBLEMS]
+    template = next(i for i, several in enumerate(zip(*prompts, strict=False)) if len(set(several)) > 1)
+    apart = sum(len(p) - template + n for p, n in zip(prompts, lengths, strict=True))
+    assert found["tokens"]["read"] == {"student": template + apart}
+
+
 def test_readings_and_texts_are_scored_and_nothing_is_generated(tiny) -> None:
     report, found, _ = step(tiny(), recipe(rollouts=FromDataset(), teacher=None, terms=(CrossEntropy(),)))
     assert found["tokens"]["generated"] == {}

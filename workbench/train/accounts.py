@@ -8,8 +8,8 @@ machine, as it was measured at the start (`engine/machine.py`), would need at be
     backward         FLOPs / F
     update           7 numbers a trained weight / B: weight, gradient, two moments read; all but the gradient written
 
-Everything is kept per method, so that a staged run knows what each stage cost; `beside` is what no step did:
-evaluations, the audit, files. All of it is of one process.
+Everything is kept per method, so that a staged run knows what each stage cost; `beside` is what no step did once
+training began: later evaluations, files. All of it is of one process.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 BESIDE = "beside"
-"""What is done between phases: evaluations, the audit, writing files."""
+"""What is done between phases: evaluations, writing files."""
 
 
 class Phases:
