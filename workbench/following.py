@@ -53,7 +53,10 @@ class Follower(Recorder):
     """The loop's observer there: looks at its own rollouts for the first, and saves when that saves."""
 
     def step(self, report: StepReport, seconds: dict[str, float], notes: list[str]) -> None:
-        """The first process tells of it."""
+        """The first process tells of it; what decides whether the run goes on is decided here too."""
+        self.accounts.step(self._method.name, report.tokens)
+        self._method = self.recipe.method(self.state.memory)
+        report.agreement.refuse()
 
     def resumed(self, saved: Checkpoint) -> None:
         """Nothing was said here."""

@@ -294,6 +294,7 @@ class Job:
         assert self.directory is not None
         self._status("saving the model", state.clock.step)
         facts = {"weights_sha256": snapshot.weights_hash(state.engine)}
+        took = recorder.accounts.settled()
         state.engine.assemble()
         if not self.ranks.first:
             return 0
@@ -302,7 +303,7 @@ class Job:
         for name, line in text:
             self.reporter.result(name, line, data.get(name))
         final = self.directory.path / "final"
-        self.directory.standing["accounts"] = took = recorder.accounts.settled()
+        self.directory.standing["accounts"] = took
         data |= {"accounts": took}
         about = Subject.of(self.directory.path, self.config, self.planned, state.engine, state.clock.step, data)
         target = export(state.engine, final, card(about))

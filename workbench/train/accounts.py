@@ -9,17 +9,19 @@ machine, as it was measured at the start (`engine/machine.py`), would need at be
     update           7 numbers a trained weight / B: weight, gradient, two moments read; all but the gradient written
 
 Everything is kept per method, so that a staged run knows what each stage cost; `beside` is what no step did once
-training began: later evaluations, files. All of it is of one process.
+training began: later evaluations, files. Where several processes share a run tokens, FLOPs and device seconds are those
+of all, seconds are the first one's, and a bound is the mean of theirs: what they need if each does its part at best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.engine.engine import Engine
 from workbench.engine.machine import Machine, measured
+from workbench.engine.ranks import ALONE, Ranks
 from workbench.train.report import BESIDE, Phases
 from workbench.train.spending import Spent
 
@@ -62,6 +64,17 @@ def tally(spent: Spent, machine: Machine) -> tuple[Tally, Tally]:
     return step, beside
 
 
+def summed(each: Sequence[tuple[Tally, Tally]]) -> tuple[Tally, Tally]:
+    """The tallies of all ranks as those of one run; the first rank's come first."""
+    found = [_empty(), _empty()]
+    for tallies in each:
+        found = [added(a, b) for a, b in zip(found, tallies, strict=True)]
+    for out, first in zip(found, each[0], strict=True):
+        out["seconds"] = first["seconds"]
+        out["bound_seconds"] = {phase: x / len(each) for phase, x in out["bound_seconds"].items()}
+    return found[0], found[1]
+
+
 def _empty() -> Tally:
     return {
         "seconds": {},
@@ -102,20 +115,22 @@ def of(engine: Engine, phases: Phases) -> Accounts:
     engine.meter.take()  # what was computed before belongs to nobody
     phases.begin(engine.meter)
     size = sum(p.nbytes for p in engine.parameters().values())
-    return Accounts(machine, phases, size)
+    return Accounts(machine, phases, size, engine.ranks)
 
 
 class Accounts:
     """The run's book. It is told of every step, and asked for lines, rows and totals."""
 
-    def __init__(self, machine: Machine, phases: Phases, trained_bytes: int, price: Price | None = None) -> None:
+    price = Price()
+
+    def __init__(self, machine: Machine, phases: Phases, trained_bytes: int, ranks: Ranks = ALONE) -> None:
         """`phases` is the run's, its meter set; `trained_bytes` of the weights that the optimizer moves."""
-        self.machine, self.price = machine, price or Price()
+        self.machine, self._ranks = machine, ranks
         self._phases, self._trained_bytes = phases, trained_bytes
         self._book: dict[str, Tally] = {}
 
     def step(self, method: str, trained: int) -> Tally:
-        """Close a step of `method` that learnt from `trained` tokens; its own row."""
+        """Close a step of `method` that learnt from `trained` tokens; its own row. All ranks must close it."""
         found = self._close(method)
         found["tokens"]["trained"], found["steps"] = trained, 1
         if trained and "update" in found["seconds"]:
@@ -124,7 +139,7 @@ class Accounts:
         return found
 
     def settled(self) -> dict[str, Any]:
-        """`totals`, with what was done since the last step."""
+        """`totals`, with what was done since the last step. All ranks must ask."""
         self._phases.settle()
         rest = self._close(BESIDE)
         self._book[BESIDE] = added(self._book.get(BESIDE, {}), rest)
@@ -132,7 +147,7 @@ class Accounts:
 
     def _close(self, method: str) -> Tally:
         spent, self._phases.spent = self._phases.spent, Spent()
-        found, beside = tally(spent, self.machine)
+        found, beside = summed(self._ranks.together(lambda: tally(spent, self.machine)))
         if method == BESIDE:
             return added(found, beside)
         self._book[BESIDE] = added(self._book.get(BESIDE, {}), beside)
