@@ -25,7 +25,6 @@ from workbench.records import Case
 from workbench.text import printable
 from workbench.train import accounts
 from workbench.train.interrupts import amount, read_json
-from workbench.train.reporting import duration
 from workbench.train.run_directory import read_jsonl
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -174,26 +173,13 @@ def _made(about: Subject, run: Mapping[str, Any], rows: Sequence[Mapping[str, An
         f"- seed {run.get('seed', about.config.seed)}, one run; {about.step} steps of {about.recipe.batch} problems",
         f"- {inline(versions)}; commit {inline(run.get('commit') or 'unknown')}",
         f"- exported on {platform.system()} {platform.machine()}, {device.type}, {kind}",
-        *costs(rows),
+        *(
+            [f"- peak memory {amount(peak)}"]
+            if (peak := max((r.get("peak_bytes") or 0 for r in rows), default=0))
+            else []
+        ),
     ]
     return "\n".join(lines) + "\n\n" + _fenced(command or "the command is unknown")
-
-
-def costs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the steps took, from the rows of metrics.jsonl."""
-    if not rows:
-        return []
-    written = sum((r.get("tokens_mean") or 0.0) * (r.get("rollouts") or 0) for r in rows)
-    trained = sum(r.get("tokens_trained") or 0 for r in rows)
-    seconds = Counter[str]()
-    for row in rows:
-        seconds.update({name: float(s or 0.0) for name, s in (row.get("seconds") or {}).items()})
-    phases = ", ".join(f"{inline(name)} {duration(s)}" for name, s in seconds.most_common())
-    peak = max((r.get("peak_bytes") or 0 for r in rows), default=0)
-    return [
-        f"- {written:.0f} tokens generated, {trained} trained on",
-        f"- {duration(seconds.total())} in {len(rows)} steps ({phases}), peak memory {amount(peak)}",
-    ]
 
 
 def _failures(rows: Sequence[Mapping[str, Any]], evaluated: Sequence[Mapping[str, Any]], about: Subject) -> str:
