@@ -93,7 +93,8 @@ class Job:
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
-        served = attached(config, engine, recipe, self.stopped, self.directory and self.directory.path)
+        folder = None if self.directory is None else self.directory.path
+        served = attached(config, engine, recipe, self.stopped, folder)
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.header([*needs.lines(), f"output         {_output_state(config)}"])

@@ -259,14 +259,14 @@ class SameGenerator:
         """The student's."""
         return self._student.version
 
+    @version.setter
+    def version(self, _: int) -> None:
+        """Moves with the student's alone."""
+
     @property
     def gap(self) -> float:
         """The student's."""
         return self._student.gap
-
-    @version.setter
-    def version(self, _: int) -> None:
-        """Moves with the student's alone."""
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Done by the student's own."""
