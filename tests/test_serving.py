@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from tests.serving_double import Double
 from tests.test_generators import generate, ours, stir, wanted
+from workbench import serve
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import load
 from workbench.engine.serving import client
@@ -21,6 +23,7 @@ from workbench.parts.refresh import LIVE
 from workbench.records import Sampling
 
 SAMPLING = Sampling(6)
+PYTHON = sys.executable
 
 
 @pytest.fixture
@@ -360,3 +363,32 @@ def test_what_no_server_says_is_recorded(tiny, tiny_folder, tmp_path) -> None:
         facts = attach(tiny(), [double.url], tmp_path, SAMPLING)
         assert facts["servers"] == [{"url": double.url, "version": "0.32.0", "model": "policy"}]
         assert facts["logprobs_mode"] == "raw"
+
+
+# The command that starts one
+
+
+def test_a_server_is_started_the_way_we_need_it(tmp_path, capsys) -> None:
+    asked = serve.arguments().parse_args(["--adapter", "lora:r=12", "--logprobs", "processed", "--port", "9"])
+    line, variables = serve.command(asked, tmp_path), serve.environment(asked)
+    for words in ("--enable-scale-out", "--max-lora-rank 16", "--logprobs-mode processed_logprobs", "--host 127.0.0.1"):
+        assert words in " ".join(line)
+    assert variables["VLLM_SERVER_DEV_MODE"] == variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert serve.main(["--python", str(tmp_path / "none")]) == 2
+    assert "make serve" in capsys.readouterr().err
+    assert serve.main(["--host", "8.8.8.8"]) == 2
+    assert "public address" in capsys.readouterr().err
+
+
+def test_what_it_starts_on_is_complete_and_untied(tiny_folder, tmp_path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    asked = serve.arguments().parse_args(
+        ["--model", str(tiny_folder), "--folder", str(tmp_path / "m"), "--python", PYTHON]
+    )
+    folder = serve.prepared(asked)
+    assert AutoConfig.from_pretrained(folder).tie_word_embeddings is False
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    ids = torch.tensor([[5, 6, 7]])
+    ours_, theirs = (AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (tiny_folder, folder))
+    assert torch.equal(ours_, theirs)
