@@ -20,7 +20,7 @@ def wanted(prompts=PROMPTS, seed=0):
     return [Wanted(p, hashlib.sha256(f"{seed}/{i}".encode()).digest()) for i, p in enumerate(prompts)]
 
 
-@pytest.fixture(params=["hf", "vllm", "vllm, two replicas", "vllm, adapter"])
+@pytest.fixture(params=["hf", "vllm, two replicas", pytest.param("vllm, adapter", marks=pytest.mark.slow)])
 def engine(request, tiny, tiny_folder, tmp_path):
     """An engine whose student is written by the generator under test; its weights are not the initial ones."""
     adapter = "lora:r=4" if "adapter" in request.param else None
@@ -54,7 +54,7 @@ def generate(engine, asked, sampling=SAMPLING, ends=frozenset(), **more):
 
 
 def test_tokens_come_with_the_learners_own_log_probs(engine) -> None:
-    for sampling in (SAMPLING, Sampling(8, temperature=0.0), Sampling(8, top_p=0.8), Sampling(8, top_k=5)):
+    for sampling in (SAMPLING, Sampling(8, top_p=0.8, top_k=5)):
         for sample, asked in zip(generate(engine, wanted(), sampling), wanted(), strict=True):
             assert len(sample.tokens) == len(sample.logprobs) == 8
             assert sample.stop == "length"
@@ -82,7 +82,7 @@ def test_the_key_decides_and_nothing_else(engine) -> None:
 
 def test_an_end_token_ends_and_is_kept(engine) -> None:
     whole = generate(engine, wanted())
-    for end in {s.tokens[3] for s in whole}:
+    for end in {s.tokens[3] for s in whole[:2]}:
         for sample, free in zip(generate(engine, wanted(), ends=frozenset({end})), whole, strict=True):
             cut = free.tokens.index(end) + 1 if end in free.tokens else len(free.tokens)
             assert sample.tokens == free.tokens[:cut]

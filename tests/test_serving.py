@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 
 import pytest
@@ -10,14 +11,19 @@ import torch
 
 from tests.serving_double import Double
 from tests.test_generators import generate, ours, stir, wanted
+from workbench import serve
+from workbench.engine.engine import Engine, EngineSettings
+from workbench.engine.loading import load
 from workbench.engine.serving import client
 from workbench.engine.serving.attaching import attach
 from workbench.engine.serving.client import Replica, refuse_public
 from workbench.engine.serving.probing import LENGTH
 from workbench.errors import ServerError, TrainingError, UsageError
+from workbench.parts.refresh import LIVE
 from workbench.records import Sampling
 
 SAMPLING = Sampling(6)
+PYTHON = sys.executable
 
 
 @pytest.fixture
@@ -34,6 +40,22 @@ def served(tiny, tiny_folder, tmp_path):
 
     yield make
     for double in doubles:
+        double.close()
+
+
+@pytest.fixture(scope="module")
+def steady(tiny_folder, tmp_path_factory):
+    """Mode -> an engine and the double that writes for it: for tests that leave both as they were."""
+    found = {}
+    for mode in ("raw", "processed"):
+        double = Double(tiny_folder, mode=mode)
+        engine = Engine(
+            load(str(tiny_folder), dtype=torch.float64), adapter=None, refresh=LIVE, settings=EngineSettings()
+        )
+        attach(engine, [double.url], tmp_path_factory.mktemp("weights"), SAMPLING)
+        found[mode] = (engine, double)
+    yield found
+    for _, double in found.values():
         double.close()
 
 
@@ -231,10 +253,12 @@ CONTENT = [{"token_id": 1, "logprob": -1.0}] * 6
         ({"die_after": 0}, "cannot be reached.*The server is gone"),
     ],
 )
-def test_what_cannot_be_a_completion_is_an_error_that_names_the_server(served, misbehaviour, message) -> None:
-    engine, double = served()
+def test_what_cannot_be_a_completion_is_an_error_that_names_the_server(
+    steady, monkeypatch, misbehaviour, message
+) -> None:
+    engine, double = steady["raw"]
     for name, value in misbehaviour.items():
-        setattr(double, name, value)
+        monkeypatch.setattr(double, name, value)
     with pytest.raises(ServerError, match=message) as caught:
         generate(engine, wanted(), SAMPLING)
     assert double.url in str(caught.value)
@@ -242,8 +266,9 @@ def test_what_cannot_be_a_completion_is_an_error_that_names_the_server(served, m
 
 
 def test_a_server_that_hangs_is_given_up(served) -> None:
-    engine, double = served(patience=0.3)
-    double.hang, start = True, time.monotonic()
+    engine, double = served()
+    (replica,) = engine.generators["student"].fleet.replicas
+    replica.patience, double.hang, start = 0.3, True, time.monotonic()
     with pytest.raises(ServerError, match=r"said nothing for 0.3 s"):
         generate(engine, wanted(), SAMPLING)
     assert time.monotonic() - start < 30
@@ -261,9 +286,9 @@ def test_a_replica_that_dies_midway_cuts_off_the_others(tiny, tiny_folder, tmp_p
 # What log-probs mean
 
 
-def test_the_mode_is_found_out_and_not_believed(served) -> None:
-    assert served()[0].generators["student"].mode == "raw"
-    assert served(mode="processed")[0].generators["student"].mode == "processed"
+@pytest.mark.parametrize("mode", ["raw", "processed"])
+def test_the_mode_is_found_out_and_not_believed(steady, mode) -> None:
+    assert steady[mode][0].generators["student"].mode == mode
 
 
 @pytest.mark.parametrize(
@@ -276,24 +301,25 @@ def test_the_mode_is_found_out_and_not_believed(served) -> None:
         (Sampling(6, temperature=0.5, top_p=0.9), "processed", "no vLLM server says"),
     ],
 )
-def test_log_probs_of_another_distribution_are_refused_before_step_1(served, sampling, mode, message) -> None:
+def test_log_probs_of_another_distribution_are_refused(steady, sampling, mode, message) -> None:
     with pytest.raises(UsageError, match=message):
-        served(mode=mode, sampling=sampling)
-    engine, _ = served(mode=mode)
-    with pytest.raises(UsageError, match=message):
-        generate(engine, wanted(), sampling)
+        generate(steady[mode][0], wanted(), sampling)
 
 
-def test_a_temperature_is_in_the_log_probs(served) -> None:
-    engine, _ = served(mode="processed", sampling=Sampling(6, temperature=0.5))
+def test_they_are_refused_before_step_1(served) -> None:
+    with pytest.raises(UsageError, match="Start it with --logprobs-mode processed_logprobs"):
+        served(sampling=Sampling(6, temperature=0.5))
+
+
+def test_a_temperature_is_in_the_log_probs(steady) -> None:
+    engine, _ = steady["processed"]
     for sample, asked in zip(generate(engine, wanted(), Sampling(6, temperature=0.5)), wanted(), strict=True):
         assert sample.logprobs == pytest.approx(ours(engine, asked.prompt, sample.tokens, 0.5), abs=1e-6)
 
 
-def test_a_completion_that_would_be_cut_is_refused(served) -> None:
-    engine, _ = served(limit=400)
-    with pytest.raises(UsageError, match="Start it with --max-model-len 1006"):
-        generate(engine, wanted([tuple([5] * 1000)]), SAMPLING)
+def test_a_completion_that_would_be_cut_is_refused(steady) -> None:
+    with pytest.raises(UsageError, match="Start it with --max-model-len 5006"):
+        generate(steady["raw"][0], wanted([tuple([5] * 5000)]), SAMPLING)
 
 
 # Addresses
@@ -337,3 +363,32 @@ def test_what_no_server_says_is_recorded(tiny, tiny_folder, tmp_path) -> None:
         facts = attach(tiny(), [double.url], tmp_path, SAMPLING)
         assert facts["servers"] == [{"url": double.url, "version": "0.32.0", "model": "policy"}]
         assert facts["logprobs_mode"] == "raw"
+
+
+# The command that starts one
+
+
+def test_a_server_is_started_the_way_we_need_it(tmp_path, capsys) -> None:
+    asked = serve.arguments().parse_args(["--adapter", "lora:r=12", "--logprobs", "processed", "--port", "9"])
+    line, variables = serve.command(asked, tmp_path), serve.environment(asked)
+    for words in ("--enable-scale-out", "--max-lora-rank 16", "--logprobs-mode processed_logprobs", "--host 127.0.0.1"):
+        assert words in " ".join(line)
+    assert variables["VLLM_SERVER_DEV_MODE"] == variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert serve.main(["--python", str(tmp_path / "none")]) == 2
+    assert "make serve" in capsys.readouterr().err
+    assert serve.main(["--host", "8.8.8.8"]) == 2
+    assert "public address" in capsys.readouterr().err
+
+
+def test_what_it_starts_on_is_complete_and_untied(tiny_folder, tmp_path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    asked = serve.arguments().parse_args(
+        ["--model", str(tiny_folder), "--folder", str(tmp_path / "m"), "--python", PYTHON]
+    )
+    folder = serve.prepared(asked)
+    assert AutoConfig.from_pretrained(folder).tie_word_embeddings is False
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    ids = torch.tensor([[5, 6, 7]])
+    ours_, theirs = (AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (tiny_folder, folder))
+    assert torch.equal(ours_, theirs)

@@ -109,9 +109,8 @@ class Job:
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
-        served = attached(
-            config, engine, self.planned.recipe, self.stopped, self.directory.path if self.directory else None
-        )
+        folder = None if self.directory is None else self.directory.path
+        served = attached(config, engine, self.planned.recipe, self.stopped, folder)
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.header([*needs.lines(), f"output         {output_state(config)}"])

@@ -93,8 +93,8 @@ class Replica:
             with line.holding(connection):
                 sent = None if body is None else json.dumps(body)
                 connection.request(method, self._address.path + path, sent, headers)
-                answer = connection.getresponse()
-                text = answer.read(LONGEST + 1)
+                with connection.getresponse() as answer:
+                    text = answer.read(LONGEST + 1)
         except (OSError, http.client.HTTPException, AttributeError) as error:
             if line.is_cut:
                 raise Cut from error
