@@ -121,6 +121,11 @@ def attached(
         refuse_unserved(engine, config.servers)
         return {"servers": [vars(Served.ask(Replica(url))) for url in config.servers]}
     facts = attach(engine, config.servers, run / "weights", recipe.sampling)
+    if config.ahead and engine.ranks.size > 1:
+        raise UsageError(
+            f"--ahead 1 on {engine.ranks.size} processes: one that writes ahead and those that train would wait for "
+            "each other. Leave --ahead out, or train in one process."
+        )
     if config.ahead:
         write_ahead(engine, recipe, stopped)
     return dict(facts)

@@ -236,6 +236,13 @@ class Generator(Protocol):
         """Returns when everything that writes serves `version`, or raises. `weights` yields (HF name, whole tensor)."""
         ...
 
+    mark: str
+    """Tells these weights from others of the same version; new at every synchronisation."""
+
+    def follow(self, version: int, mark: str) -> None:
+        """Another process of the run has synchronised: ask for what it sent."""
+        ...
+
     def close(self) -> None:
         """Give back what is held."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -261,12 +260,19 @@ class Engine:
         """Whoever writes takes up the weights of now, which have seen `version` optimizer steps."""
         self.weights_version, self._moved = version, False
         for generator in self.generators.values():
-            weights = ((name, whole(p.detach())) for name, p in self.parameters().items())
-            if self.ranks.first or isinstance(generator, HfGenerator):
-                generator.sync(weights, version)
-            else:  # the first rank sends; where tensors are split all must gather each of them
-                deque(weights, maxlen=0)
-                generator.version = version
+            if isinstance(generator, HfGenerator):
+                generator.sync((), version)
+            else:
+                mark = self.ranks.together(partial(self._sent, generator, version))[0]
+                generator.follow(version, mark)
+
+    def _sent(self, generator: Generator, version: int) -> str:
+        """The first rank sends and probes, with whole weights at hand; what the others must know to ask for them."""
+        with self.replicas.decoding():
+            if self.ranks.first:
+                named = ((n, p) for n, p in self.student.named_parameters() if p.requires_grad)
+                generator.sync(((name, whole(p.detach())) for name, p in named), version)
+        return generator.mark
 
     def assemble(self) -> None:
         """Be one process again after training: all ranks must ask, and the first then has the whole student."""

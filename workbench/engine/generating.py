@@ -34,7 +34,7 @@ class HfGenerator:
     def __init__(self, voice: Voice, rows: int) -> None:
         """`rows` completions are decoded side by side, and fewer when they do not fit."""
         self._voice, self._rows = voice, rows
-        self.version, self.gap = 0, 0.0
+        self.version, self.gap, self.mark = 0, 0.0, ""
 
     def generate(
         self,
@@ -62,6 +62,10 @@ class HfGenerator:
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """The module that trains is the module that writes: only the number moves."""
+        self.version = version
+
+    def follow(self, version: int, mark: str) -> None:
+        """As `sync`."""
         self.version = version
 
     def close(self) -> None:

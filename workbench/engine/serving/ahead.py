@@ -50,6 +50,16 @@ class AheadGenerator:
         self.inner.version = value
 
     @property
+    def mark(self) -> str:
+        """The inner one's."""
+        return self.inner.mark
+
+    @mark.setter
+    def mark(self, value: str) -> None:
+        """The inner one's."""
+        self.inner.mark = value
+
+    @property
     def gap(self) -> float:
         """The inner one's."""
         return self.inner.gap
@@ -91,6 +101,10 @@ class AheadGenerator:
         """After what was begun is written: every completion has one author."""
         wait([flight.samples for flight in self._flights])
         self.inner.sync(weights, version)
+
+    def follow(self, version: int, mark: str) -> None:
+        """As the inner one does."""
+        self.inner.follow(version, mark)
 
     def close(self) -> None:
         """Drop what nobody asked for."""

@@ -73,7 +73,8 @@ def attach(
     elif engine.external is None and engine.refresh == FROZEN and isinstance(student, AdapterGenerator):
         engine.generators["teacher"] = BaseGenerator(student, probe(partial(engine.voice, "teacher")))
     engine.serve(engine.weights_version)
-    student.learn_mode()
+    with engine.replicas.decoding():
+        student.mode = engine.ranks.told(student.learned_mode)
     student.check(sampling)
     servers = [{"url": s.url, "version": s.version, "model": s.model} for s in found]
     return {"servers": servers, "logprobs_mode": student.mode, "first_gap": student.gap}

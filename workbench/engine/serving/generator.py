@@ -37,7 +37,7 @@ class VllmGenerator:
         """`model` is the name the servers serve; `limit` the tokens they take, prompt and completion together."""
         self.fleet, self.publisher, self.probe, self.model, self._limit = fleet, publisher, probe, model, limit
         self.version, self.mode = -1, "unknown"
-        self._mark = ""
+        self.mark = ""
         """New at every synchronisation: two runs, or two lives of one, never take each other's weights for theirs."""
 
     @property
@@ -117,11 +117,11 @@ class VllmGenerator:
 
     def label(self, version: int) -> str:
         """What the servers call the weights they were sent last."""
-        return f"{version}-{self._mark}"
+        return f"{version}-{self.mark}"
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Publish, bring every replica to it, and probe each. Raises ServerError naming what failed and where."""
-        folder, self._mark = self.publisher.publish(weights, version), secrets.token_hex(3)
+        folder, self.mark = self.publisher.publish(weights, version), secrets.token_hex(3)
 
         def renew(replica: Replica) -> None:
             try:
@@ -143,14 +143,18 @@ class VllmGenerator:
         self.version = version
         self._retire(version)
 
+    def follow(self, version: int, mark: str) -> None:
+        """Another process of the run has synchronised: ask for what it sent."""
+        self.version, self.mark = version, mark
+
     def served_as(self, version: int) -> str:
         """The model name under which `version` is served."""
         return self.model
 
-    def learn_mode(self) -> None:
-        """Find out what the log-probs mean; all replicas must agree, else nothing that depends on it is done."""
+    def learned_mode(self) -> Mode:
+        """What the log-probs mean; where replicas do not agree nothing that depends on it is done."""
         modes = {self.probe.mode(replica, self.writes) for replica in self.fleet.replicas}
-        self.mode = modes.pop() if len(modes) == 1 else "unknown"
+        return modes.pop() if len(modes) == 1 else "unknown"
 
     def close(self) -> None:
         """The servers are not ours: they go on."""
@@ -270,6 +274,18 @@ class SameGenerator:
 
     def sync(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Done by the student's own."""
+
+    @property
+    def mark(self) -> str:
+        """The student's."""
+        return self._student.mark
+
+    @mark.setter
+    def mark(self, _: str) -> None:
+        """Moves with the student's alone."""
+
+    def follow(self, version: int, mark: str) -> None:
+        """As the student's own does."""
 
     def close(self) -> None:
         """Holds nothing."""
