@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.serving_double import Double
 from tests.test_job import FLAGS, ROOT, status
 from tests.test_ranks import STRATEGIES, same
 from workbench import opsd
@@ -93,6 +95,31 @@ def test_a_run_goes_on_with_another_number_of_processes(start, tiny_folder: Path
     assert "resuming from step 1" in said
     alone(tiny_folder, *recipe, "--name", "two", "--steps", "3", "--resume")
     same_run_but_evaluations("one", "two")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_are_written_by_one_server(start, tiny_folder: Path, strategy: str) -> None:
+    """The first rank sends and probes, both ask, and nothing depends on how many there are."""
+    served = ("--temperature", "1", "--top-p", "1", "--set", "sampling.top_k=0", "--engine", "vllm", "--server")
+    with Double(tiny_folder, dtype=torch.float32) as server:
+        code, said = ended(start("--name", "two", "--steps", "3", "--parallel", strategy, *served, server.url))
+        assert code == 0, said[-3000:]
+        sent = [body["new_version"] for route, body in server.calls if route == "/update_weight_version"]
+    assert [label.partition("-")[0] for label in sent] == ["0", "1", "2", "3"], "each version is sent once"
+    with Double(tiny_folder, dtype=torch.float32) as server:
+        alone(tiny_folder, "--name", "one", "--steps", "3", *served, server.url)
+    same_run_but_evaluations("one", "two")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_server_that_dies_ends_both_processes(start, tiny_folder: Path, strategy: str) -> None:
+    served = ("--temperature", "1", "--top-p", "1", "--set", "sampling.top_k=0", "--engine", "vllm", "--server")
+    with Double(tiny_folder, dtype=torch.float32, die_after=26) as server:
+        code, said = ended(start("--name", "two", "--steps", "9", "--parallel", strategy, *served, server.url), 120)
+    assert code == 1
+    assert "cannot be reached" in said
+    assert "Continue: " in said, said[-3000:]
+    assert status("two")["phase"] == "failed"
 
 
 def same_run_but_evaluations(one: str, other: str) -> None:

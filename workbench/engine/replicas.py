@@ -176,9 +176,20 @@ class Sharded(Replicas):
             module.unshard()
         try:
             yield
+            self._same_last()
         finally:
             self._stay_whole(False)
             self.settle()
+
+    @torch.no_grad()
+    def _same_last(self) -> None:
+        """Let every rank have run the same layers last, as one that wrote nothing has not.
+
+        torch gathers ahead, in a backward pass, what ran before the layer at hand, and remembers runs without gradient
+        too: ranks whose memories differ would wait for each other in different places.
+        """
+        for root in self._roots.values():
+            root([[0]], [[0]], self._device)
 
     def assembled(self, student: Any) -> Any:
         """A module of its own, filled tensor by tensor; elsewhere than on the first rank without weights."""
