@@ -21,6 +21,7 @@ from workbench.engine.ranks import ALONE, Ranks, joined
 from workbench.engine.replicas import whole
 from workbench.engine.roles import Cast
 from workbench.engine.teachers import Beside, Local, Place, run_texts
+from workbench.launch import leave
 from workbench.parts.adaptive import ShareByLoss
 from workbench.parts.curricula import BetaKernel
 from workbench.parts.plans import ReverseKLToGo
@@ -204,3 +205,4 @@ if __name__ == "__main__":
 
     norms_in_float64()
     main(sys.argv[1], Path(sys.argv[2]), set(sys.argv[3:]))
+    leave(0)

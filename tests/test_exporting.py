@@ -162,7 +162,8 @@ def test_the_card_of_a_model_says_where_it_is_from_what_it_can_and_what_failed(i
             assert f"| {arm['name']} | {arm['correct']}/{arm['judged']} | {held} |" in body
         assert stored["verdict"]["line"] in body
         rows = read_jsonl(Path("runs", folder.split("/")[1], "rollouts.jsonl"))
-        assert f"- {sum(len(r['token_ids']) for r in rows)} tokens generated" in body
+        took = json.loads(Path("runs", folder.split("/")[1], "status.json").read_text())["accounts"]["tokens"]
+        assert f"tokens generated {sum(took['generated'].values()):,}, read" in body
         cut = sum(r["stop"] == "length" for r in rows if r["step"] == 1) * 2 > 2
         assert ("more than half of the rollouts were cut" in body) or not cut
         assert "python -m workbench.opsd" in body
@@ -195,7 +196,7 @@ def test_a_licence_is_what_the_base_states_in_its_front_matter_or_nothing(tmp_pa
     [
         ("/home/me/secret/data.jsonl", ".../data.jsonl"),
         ("--problems=/home/me/data.jsonl", "--problems=.../data.jsonl"),
-        ("~/work/model and ../up/two", ".../model and .../two"),
+        ("~/deep/model and ../up/two", ".../model and .../two"),
         ("chat template from /opt/x/t.jinja", "chat template from .../t.jinja"),
         ("me/model", "me/model"),
         ("./model", "./model"),

@@ -171,7 +171,7 @@ def test_neither_batch_nor_order_nor_resuming_changes_a_rollout(models, engines,
 
 def test_memory_that_runs_out_while_mixing_changes_no_rollout(engines, monkeypatch) -> None:
     """Half the rows after a failure in the middle: both halves of a row are written again from their beginning."""
-    from workbench.engine import engine as module
+    from workbench.engine import writing as module
 
     engine, writer = engines("wide"), TokenMixture(2, 0.4)
     whole, real, sizes = written(engine, writer), module.decode_mixed, []

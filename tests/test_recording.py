@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from verifiers import Verdict
+from workbench.engine.ranks import ALONE
 from workbench.parts.schedules import Clock
 from workbench.recipes import ALL
 from workbench.recording import shown, texts
@@ -46,7 +48,11 @@ def test_a_rollout_is_shown_beside_the_last_ones_of_its_problem() -> None:
 @pytest.mark.parametrize(("age", "saves"), [(math.inf, [2, 3]), (0.0, [2])])
 def test_a_stopped_run_does_not_save_behind_a_young_checkpoint(monkeypatch, age: float, saves: list[int]) -> None:
     """Step 2 is saved on schedule, the stop comes in step 3."""
-    state, saved, settings = State(engine=None, clock=Clock(0, 9)), [], LoopSettings(9, save_every=2)
+    state, saved, settings = (
+        State(SimpleNamespace(ranks=ALONE, generators={"student": None}), Clock(0, 9)),
+        [],
+        LoopSettings(9, save_every=2),
+    )
     monkeypatch.setattr(loop, "YOUNG", 1e9 if age == 0.0 else 0.0)
 
     def step(recipe, state, batch, verify):

@@ -56,7 +56,8 @@ class Follower(Recorder):
         """The first process tells of it; what decides whether the run goes on is decided here too."""
         self.accounts.step(self._method.name, report.tokens)
         self._method = self.recipe.method(self.state.memory)
-        report.agreement.refuse()
+        if self.state.engine.served:
+            report.agreement.refuse()
 
     def resumed(self, saved: Checkpoint) -> None:
         """Nothing was said here."""

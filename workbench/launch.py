@@ -6,9 +6,12 @@ process where two were asked for, and says nothing, is found out by what is miss
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from workbench.errors import UsageError
 
@@ -70,6 +73,20 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
             "Give every torchrun the same --nproc_per_node."
         )
     return Launch(rank, size, local, here, host, f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}")
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several ends at once: threads of its connections may still run, and taking the interpreter down under them
+    now and then aborts a process whose work is done.
+    """
+    if launched().size > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def alone(command: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from workbench import __version__
 from workbench.cli import parse, run_command
 from workbench.config import RunConfig
-from workbench.launch import launched
+from workbench.launch import launched, leave
 from workbench.text import printable
 
 
@@ -53,4 +53,4 @@ def heading(config: RunConfig) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())

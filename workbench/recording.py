@@ -76,7 +76,8 @@ class Recorder:
             self.reporter.note(text)
         self.directory.standing["accounts"] = self.accounts.totals()
         self.directory.status("training", report.step)
-        report.agreement.refuse()
+        if self.state.engine.served:  # in this process the same module samples and learns; a replay is old on purpose
+            report.agreement.refuse()
 
     def _turned(self, step: int) -> list[str]:
         """A line where the next step belongs to another stage."""

@@ -218,6 +218,7 @@ def joined(asked: Parallel, device: str = "auto") -> Iterator[Ranks]:
                 "asked for. Start every process with the same torchrun command."
             )
         yield Ranks(launch, asked, backend=backend)
+        dist.barrier()  # nobody hangs up on one that is still saving
     finally:
         with contextlib.suppress(Exception):  # whatever is broken by now, the process ends
             dist.destroy_process_group()
