@@ -30,7 +30,7 @@ def engine(request, tiny, tiny_folder, tmp_path):
         yield engine
         return
     doubles = [Double(tiny_folder) for _ in range(2 if "two" in request.param else 1)]
-    attach(engine, [d.url for d in doubles], tmp_path / "weights", SAMPLING)
+    attach(engine, [d.url for d in doubles], tmp_path / "weights", [(SAMPLING, 0)])
     engine.doubles = doubles
     yield engine
     for double in doubles:
@@ -131,7 +131,7 @@ def test_nothing_wanted_nothing_written(engine) -> None:
 def test_one_problems_samples_stay_together_and_the_load_is_even(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as one, Double(tiny_folder) as other:
         engine = tiny()
-        attach(engine, [one.url, other.url], tmp_path, SAMPLING)
+        attach(engine, [one.url, other.url], tmp_path, [(SAMPLING, 0)])
         before = len(one.calls), len(other.calls)
         generate(engine, wanted([(i, 9, 9) for i in range(6) for _ in range(4)]))
         seen = [
@@ -145,7 +145,7 @@ def test_one_problems_samples_stay_together_and_the_load_is_even(tiny, tiny_fold
 def test_a_stop_midway_cuts_off_what_is_under_way(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as double:
         engine = tiny()
-        attach(engine, [double.url], tmp_path, SAMPLING)
+        attach(engine, [double.url], tmp_path, [(SAMPLING, 0)])
         double.hang, before = True, len(double.said("/inference/v1/generate"))
         samples = generate(
             engine, wanted(), stopped=lambda: len(double.said("/inference/v1/generate")) - before == len(PROMPTS)

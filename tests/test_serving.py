@@ -35,7 +35,7 @@ def served(tiny, tiny_folder, tmp_path):
         double = Double(tiny_folder, **misbehaviour)
         doubles.append(double)
         engine = tiny(adapter=adapter)
-        attach(engine, [double.url], tmp_path / "weights", sampling, patience=patience)
+        attach(engine, [double.url], tmp_path / "weights", [(sampling, 0)], patience=patience)
         return engine, double
 
     yield make
@@ -52,7 +52,7 @@ def steady(tiny_folder, tmp_path_factory):
         engine = Engine(
             load(str(tiny_folder), dtype=torch.float64), adapter=None, refresh=LIVE, settings=EngineSettings()
         )
-        attach(engine, [double.url], tmp_path_factory.mktemp("weights"), SAMPLING)
+        attach(engine, [double.url], tmp_path_factory.mktemp("weights"), [(SAMPLING, 0)])
         found[mode] = (engine, double)
     yield found
     for _, double in found.values():
@@ -142,7 +142,7 @@ def test_the_first_step_is_synchronised_too(served) -> None:
 def test_one_replica_that_fails_is_named_and_the_other_is_not(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as good, Double(tiny_folder, keep_head=True) as bad:
         engine = tiny()
-        attach(engine, [good.url, bad.url], tmp_path, SAMPLING)
+        attach(engine, [good.url, bad.url], tmp_path, [(SAMPLING, 0)])
         stir(engine)
         with pytest.raises(TrainingError) as caught:
             engine.serve(1)
@@ -206,7 +206,7 @@ def test_another_base_is_noticed(tiny, tmp_path) -> None:
     from tests.conftest import build_tiny
 
     with Double(build_tiny(tmp_path / "other", seed=5)) as double, pytest.raises(TrainingError, match="other weights"):
-        attach(tiny(adapter="lora:r=4"), [double.url], tmp_path / "weights", SAMPLING)
+        attach(tiny(adapter="lora:r=4"), [double.url], tmp_path / "weights", [(SAMPLING, 0)])
 
 
 # Completions
@@ -277,7 +277,7 @@ def test_a_server_that_hangs_is_given_up(served) -> None:
 def test_a_replica_that_dies_midway_cuts_off_the_others(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as good, Double(tiny_folder) as bad:
         engine = tiny()
-        attach(engine, [good.url, bad.url], tmp_path, SAMPLING)
+        attach(engine, [good.url, bad.url], tmp_path, [(SAMPLING, 0)])
         bad.die_after = bad.written + 1
         with pytest.raises(ServerError, match=re.escape(bad.url)):
             generate(engine, wanted([(i, 9) for i in range(8)]), SAMPLING)
@@ -344,9 +344,9 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_replicas_are_distinct_and_of_one_model(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as double, pytest.raises(UsageError, match="one address twice"):
-        attach(tiny(), [double.url, double.url + "/v1"], tmp_path, SAMPLING)
+        attach(tiny(), [double.url, double.url + "/v1"], tmp_path, [(SAMPLING, 0)])
     with pytest.raises(UsageError, match="make serve"):
-        attach(tiny(), [], tmp_path, SAMPLING)
+        attach(tiny(), [], tmp_path, [(SAMPLING, 0)])
 
 
 def test_a_key_is_sent_and_in_no_message(tiny_folder) -> None:
@@ -360,7 +360,7 @@ def test_a_key_is_sent_and_in_no_message(tiny_folder) -> None:
 
 def test_what_no_server_says_is_recorded(tiny, tiny_folder, tmp_path) -> None:
     with Double(tiny_folder) as double:
-        facts = attach(tiny(), [double.url], tmp_path, SAMPLING)
+        facts = attach(tiny(), [double.url], tmp_path, [(SAMPLING, 0)])
         assert facts["servers"] == [{"url": double.url, "version": "0.32.0", "model": "policy"}]
         assert facts["logprobs_mode"] == "raw"
 

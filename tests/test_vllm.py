@@ -39,7 +39,7 @@ def engine(url, tmp_path):
 def served(url, folder, adapter=None):
     loaded = load("smollm2", dtype=torch.float32)
     engine = Engine(loaded, adapter=adapter, refresh=FROZEN, settings=EngineSettings())
-    facts = attach(engine, [url], folder / "weights", SAMPLING)
+    facts = attach(engine, [url], folder / "weights", [(SAMPLING, 0)])
     print(f"\n{facts}")
     return engine
 

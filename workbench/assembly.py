@@ -16,12 +16,12 @@ from workbench.engine.ranks import ALONE, Ranks
 from workbench.engine.roles import Cast
 from workbench.engine.serving.attaching import Served, attach
 from workbench.engine.serving.attaching import refuse_unfit as refuse_unserved
-from workbench.engine.serving.client import Replica
+from workbench.engine.serving.client import Replica, refuse_public
 from workbench.engine.teachers import Beside, Local, Place, invite, run_texts
 from workbench.errors import UsageError
 from workbench.inspector.audit import Audit, audit
 from workbench.planning import Plan
-from workbench.recipe import Recipe
+from workbench.records import Case
 from workbench.train.ahead import write_ahead
 
 
@@ -65,6 +65,8 @@ def check_servers(config: RunConfig) -> None:
             f"{name} is for servers, and this process generates. Its one model cannot write while it is trained. "
             f"Add --engine vllm, or leave {name} out."
         )
+    for url in config.servers:  # before anything of it is written down
+        refuse_public(url)
 
 
 def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: torch.device) -> Cast:
@@ -109,18 +111,29 @@ def audited(engine: Engine, planned: Plan) -> Audit:
 
 
 def attached(
-    config: RunConfig, engine: Engine, recipe: Recipe, stopped: Callable[[], bool], run: Path | None
+    config: RunConfig,
+    engine: Engine,
+    planned: Plan,
+    stopped: Callable[[], bool],
+    run: Path | None,
+    first_gap: float | None = None,
 ) -> dict[str, Any]:
     """Let the servers of the configuration write; returns what run.json keeps of them: nothing where there are none.
 
-    Without a run (--dry-run) they are asked what they are, and sent nothing.
+    Without a run (--dry-run) they are asked what they are, and sent nothing. `first_gap`: what their first difference
+    was when the run began, for one that goes on.
     """
     if config.engine == "hf":
         return {}
     if run is None:
         refuse_unserved(engine, config.servers)
         return {"servers": [vars(Served.ask(Replica(url))) for url in config.servers]}
-    facts = attach(engine, config.servers, run / "weights", recipe.sampling)
+    recipe = planned.recipe
+    asked = [
+        (method.sampling, max(len(engine.prompt(method.student, Case(p)).ids) for p in planned.train))
+        for method in recipe.methods
+    ]
+    facts = attach(engine, config.servers, run / "weights", asked, first_gap=first_gap)
     if config.ahead and engine.ranks.size > 1:
         raise UsageError(
             f"--ahead 1 on {engine.ranks.size} processes: one that writes ahead and those that train would wait for "

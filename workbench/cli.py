@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from workbench.config import ALIASES, HINTS, RunConfig, flag
 from workbench.config_files import Layer, build, from_text, merge, read_layer
-from workbench.errors import Interrupted, UsageError, WorkbenchError, nearest
+from workbench.errors import InputError, Interrupted, UsageError, WorkbenchError, nearest
 from workbench.text import printable
 
 logger = logging.getLogger("workbench")
@@ -198,8 +198,11 @@ def run_command(body: Callable[[], int], *, debug: bool = False) -> int:
 
 def _said_elsewhere(error: WorkbenchError) -> bool:
     """Whether the first process of a run says the same: what is wrong with a command is wrong in each of them."""
-    follows = os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
-    return follows and (error.shared or isinstance(error, UsageError))
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    # What is wrong with a command may be so on one host alone: its own first process says it.
+    told = "RANK" if error.shared else "LOCAL_RANK" if isinstance(error, (UsageError, InputError)) else None
+    return told is not None and os.environ.get(told, "0") != "0"
 
 
 def _bug(error: Exception) -> str:

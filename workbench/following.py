@@ -56,8 +56,6 @@ class Follower(Recorder):
         """The first process tells of it; what decides whether the run goes on is decided here too."""
         self.accounts.step(self._method.name, report.tokens)
         self._method = self.recipe.method(self.state.memory)
-        if self.state.engine.served:
-            report.agreement.refuse()
 
     def resumed(self, saved: Checkpoint) -> None:
         """Nothing was said here."""

@@ -17,6 +17,7 @@ from workbench.engine.allocator import retain_heap
 from workbench.engine.engine import Engine
 from workbench.engine.export import export, ways_to_use
 from workbench.engine.ranks import ALONE, Agreed, Ranks, joined
+from workbench.engine.serving.probing import CLOSE, MARGIN
 from workbench.errors import Interrupted, JudgingError, ServerError, TrainingError, UsageError
 from workbench.estimates import estimate
 from workbench.fitting import fitting, output_state, trained
@@ -97,9 +98,16 @@ class Job:
 
     def run(self) -> int:
         """From the audit to the saved model."""
-        config, planned = self.config, self.planned
         self.reporter.phase("loading the model")
-        engine = build_engine(config, planned, self.ranks)
+        engine = build_engine(self.config, self.planned, self.ranks)
+        try:
+            return self._run(engine)
+        finally:
+            for generator in engine.generators.values():
+                generator.close()
+
+    def _run(self, engine: Engine) -> int:
+        config, planned = self.config, self.planned
         self.planned = fitting(engine, planned, config)
         found = audited(engine, self.planned)
         where = str(self.directory.path) if self.directory else "nothing is written (--dry-run)"
@@ -110,7 +118,13 @@ class Job:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
         folder = None if self.directory is None else self.directory.path
-        served = attached(config, engine, self.planned.recipe, self.stopped, folder)
+        gap = self.directory.run_json.get("first_gap") if self.directory and config.resume else None
+        served = attached(config, engine, self.planned, self.stopped, folder, gap)
+        if served.get("first_gap", 0.0) > CLOSE:
+            self.reporter.note(
+                f"servers are {served['first_gap']:.2g} nats a token from this process, more than float32's rounding: "
+                f"weights that did not arrive are noticed from {MARGIN * served['first_gap']:.2g} on"
+            )
         if self.directory is None:
             needs = estimate(engine, self.planned, config.keep)
             self.reporter.header([*needs.lines(), f"output         {output_state(config)}"])
@@ -268,11 +282,16 @@ class Job:
         try:
             with contextlib.closing(recorder):
                 return loop.run(self.planned.recipe, state, self.planned.train, verify, settings, recorder)
-        except TrainingError as error:
+        except (TrainingError, UsageError) as error:
             assert self.directory is not None
+            if isinstance(error, ServerError) and self.ranks.size > 1 and not error.shared:
+                raise  # the other processes are not here: they learn of it when this one is gone
             saved = self.ranks.told(self._newest)
-            if isinstance(error, (JudgingError, ServerError)) and state.clock.step > (saved.step if saved else 0):
-                recorder.save()  # nothing was learnt from the step that nobody could judge, or nobody wrote
+            whole = isinstance(
+                error, (JudgingError, ServerError, UsageError)
+            )  # nothing was learnt from the step at hand
+            if whole and state.clock.step > (saved.step if saved else 0):
+                recorder.save()
                 saved = self.ranks.told(self._newest)
             last = f"step {saved.step}" if saved else "none yet"
             raise TrainingError(

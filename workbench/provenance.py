@@ -15,6 +15,7 @@ from workbench import __version__
 from workbench.config import RunConfig, as_dict
 from workbench.engine.engine import Engine
 from workbench.errors import UsageError
+from workbench.launch import launched
 from workbench.parts.schedules import follows_total
 from workbench.planning import Plan
 from workbench.train import snapshot
@@ -78,7 +79,7 @@ def _others(engine: Engine) -> dict[str, dict[str, Any] | None]:
 def plan_facts(config: RunConfig, planned: Plan) -> dict[str, Any]:
     """What run.json holds from the first moment on."""
     return {
-        "command": ["python", "-m", "workbench.opsd", *sys.argv[1:]],
+        "command": [*launched().command, "workbench.opsd", *sys.argv[1:]],
         "version": __version__,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "peft")},

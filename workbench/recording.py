@@ -76,8 +76,6 @@ class Recorder:
             self.reporter.note(text)
         self.directory.standing["accounts"] = self.accounts.totals()
         self.directory.status("training", report.step)
-        if self.state.engine.served:  # in this process the same module samples and learns; a replay is old on purpose
-            report.agreement.refuse()
 
     def _turned(self, step: int) -> list[str]:
         """A line where the next step belongs to another stage."""
@@ -96,7 +94,7 @@ class Recorder:
         start = time.perf_counter()
         records = [r for seen in report.seen if seen.author == "student" and (r := of_loss(seen)) is not None]
         problems = {j.rollout.problem.id: j.rollout.problem for j in report.judged}
-        hidden = shown_to_teacher(self.recipe.teacher, problems)
+        hidden = shown_to_teacher(self._method.teacher, problems)
         found = columns(records, hidden, {key: p.question for key, p in problems.items()})
         seconds["record"] = seconds.get("record", 0.0) + time.perf_counter() - start
         return found, self.signal.observe(found)
@@ -114,7 +112,7 @@ class Recorder:
         row = report.metrics()
         done = report.step - self._first
         left = (time.monotonic() - self._started) / max(1, done) * (self.state.clock.total - report.step)
-        gates = " then ".join(type(gate).__name__ for gate in self.recipe.gates) or "being empty"
+        gates = " then ".join(type(gate).__name__ for gate in self._method.gates) or "being empty"
         more = {"TFLOP": cost["flops"] / 1e12, "times bound": cost["times_bound"] or math.nan}
         more |= {} if report.turned is None else {"turned": report.turned}
         if self.state.engine.served:

@@ -81,6 +81,11 @@ def environment(asked: argparse.Namespace) -> dict[str, str]:
 def prepared(asked: argparse.Namespace) -> Path:
     """The model's folder, written if it is not there yet. Raises WorkbenchError."""
     refuse_public(f"http://{asked.host}:{asked.port}")
+    if asked.host.strip("[]") in ("", "0.0.0.0", "::"):
+        raise UsageError(
+            f"--host {asked.host} listens on every address of this machine. The routes that take weights ask for no "
+            "key. Name one address, and tunnel to it from elsewhere."
+        )
     if not Path(asked.python).is_file():
         raise UsageError(
             f"no interpreter {asked.python}. A server needs an environment of its own. Run make serve, which makes it, "

@@ -119,6 +119,8 @@ def staged(stages: Sequence[Recipe], until: Sequence[Until]) -> Stages:
     main = next((stage for stage in stages if stage.needs_teacher), stages[0])
     values = {field.name: getattr(main, field.name) for field in fields(Recipe)}
     values |= {"name": "-".join(stage.name for stage in stages), "paper": "stages", "batch": stages[0].batch}
+    moving = (stage.refresh for stage in stages if stage.needs_teacher and stage.refresh.every)
+    values["refresh"] = next(moving, main.refresh)  # whether the teacher ever moves
     return Stages(**values, stages=tuple(stages), progress=Progress(tuple(until)))
 
 

@@ -217,8 +217,10 @@ def joined(asked: Parallel, device: str = "auto") -> Iterator[Ranks]:
                 f"WORLD_SIZE is {launch.size}, but {dist.get_world_size()} processes met. The run would not be the one "
                 "asked for. Start every process with the same torchrun command."
             )
-        yield Ranks(launch, asked, backend=backend)
-        dist.barrier()  # nobody hangs up on one that is still saving
+        ranks = Ranks(launch, asked, backend=backend)
+        with ranks.lost():
+            yield ranks
+            dist.barrier()  # nobody hangs up on one that is still saving
     finally:
         with contextlib.suppress(Exception):  # whatever is broken by now, the process ends
             dist.destroy_process_group()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.errors import TrainingError
+from workbench.errors import ServerError
 from workbench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -66,13 +66,16 @@ class Agreement:
         }
 
     def refuse(self) -> None:
-        """Raises TrainingError where so little is left of the agreement that the gradient would be another policy's."""
+        """Raises ServerError, on all ranks alike, where the gradient would be another policy's."""
         if self.distance > WORST_RATIO or self.effective < LEAST_SIZE or self.far > MOST_FAR:
-            raise TrainingError(
+            error = ServerError(
                 f"whoever writes is not who learns: {self.distance:.3f} nats a token apart, effective sample size "
                 f"{self.effective:.2f}, {self.far:.2f} of the tokens more than {FAR} apart. The gradient would be "
-                "another policy's. Look at the probes in run.log; use --engine hf, --ahead 0 or a smaller --lr."
+                "another policy's, and nothing was learnt from this step. Look at the probes in run.log; start again "
+                "with --engine hf, without --ahead or with a smaller --lr."
             )
+            error.shared = True
+            raise error
 
 
 def _ratios(signal: Signal, oldest: int) -> Tensor:

@@ -10,6 +10,7 @@ from workbench.engine.engine import Engine
 from workbench.engine.modes import out_of_memory
 from workbench.errors import ResourceError
 from workbench.recipe import Recipe
+from workbench.train.agreement import Agreement
 from workbench.train.batches import Denominators, Entry, micro_batches
 from workbench.train.gathering import gathered, problem_ids, shortest
 from workbench.train.objective import Signal, objective
@@ -32,7 +33,12 @@ def learn(
         try:
             batches = ranks.level(micro_batches(own, budget), shortest(kept))
             signals = _pass(recipe, engine, batches, counts, course)
-            return None if signals is None else gathered(ranks, kept, signals)
+            found = None if signals is None else gathered(ranks, kept, signals)
+            if (
+                found and engine.served
+            ):  # in this process the same module samples and learns; a replay is old on purpose
+                Agreement.of(recipe, found).refuse()
+            return found
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from workbench.errors import TrainingError
-from workbench.parts.schedules import Seen
+from workbench.parts.gates import Gate
+from workbench.parts.schedules import Memory, Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Problem
@@ -72,6 +73,7 @@ def run(
     rejected, saved, saved_at = 0, state.clock.step, -math.inf
     ending: Ending = "done"
     while state.clock.step < settings.steps and ending == "done" and not recipe.over(state.clock, state.memory):
+        remembered = state.memory.state_dict()
         survey(recipe, state, problems, verify)
         teaching = recipe.curriculum.teaching(problems, state.rates)
         if not teaching and not state.stopped():
@@ -79,15 +81,16 @@ def run(
         n = min(recipe.batch, len(teaching))  # the same problem twice in a step would be the same rollout twice
         batch = recipe.curriculum.batch(teaching, n, state.clock.step * recipe.batch, settings.seed)
         foresee(recipe, state, teaching, settings.steps, settings.seed)
-        report = train_step(recipe, state, batch, verify)
+        report = _tried(recipe, state, batch, verify, remembered)
         if report is None:
             ending = "stopped"
             break
+        gates = recipe.method(state.memory).gates
         observer.step(report, *state.phases.take())
         rejected = 0 if report.kept else rejected + 1
         if rejected == PATIENCE:
             observer.save()
-            raise TrainingError(_nothing_kept(recipe, len(report.judged) * PATIENCE))
+            raise TrainingError(_nothing_kept(gates, len(report.judged) * PATIENCE))
         step = state.clock.step
         if step % settings.save_every == 0:
             observer.save()
@@ -100,6 +103,19 @@ def run(
     if state.clock.step != saved and not young:
         observer.save()
     return ending
+
+
+def _tried(
+    recipe: Recipe, state: State, batch: Sequence[Problem], verify: Verifier, remembered: dict[str, Any]
+) -> StepReport | None:
+    """A step. One that is not done comes again, and so does what was measured before it: that is forgotten."""
+    report = None
+    try:
+        report = train_step(recipe, state, batch, verify)
+    finally:
+        if report is None:
+            state.memory = Memory(remembered)
+    return report
 
 
 def survey(recipe: Recipe, state: State, problems: Sequence[Problem], verify: Verifier) -> None:
@@ -135,8 +151,8 @@ def _ending(state: State, settings: LoopSettings, start: float) -> Ending:
     return "time" if state.engine.ranks.agree(late) else "done"
 
 
-def _nothing_kept(recipe: Recipe, rollouts: int) -> str:
-    gates = " then ".join(type(gate).__name__ for gate in recipe.gates)
+def _nothing_kept(by: Sequence[Gate], rollouts: int) -> str:
+    gates = " then ".join(type(gate).__name__ for gate in by)
     if not gates:
         return f"all {rollouts} rollouts of {PATIENCE} steps were empty. Nothing can be learnt. Look at rollouts.jsonl."
     return (

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from threading import Event
 
 from torch import Tensor
 
@@ -37,7 +38,7 @@ class AheadGenerator:
         """`stopped` cuts off what was begun."""
         self.inner, self._stopped = inner, stopped
         self._flights = deque[Flight](maxlen=2)
-        self._pool = ThreadPoolExecutor(1)
+        self._pool, self._closed = ThreadPoolExecutor(1), Event()
 
     @property
     def version(self) -> int:
@@ -67,7 +68,7 @@ class AheadGenerator:
     def begin(self, wanted: Sequence[Wanted], sampling: Sampling, ends: frozenset[int]) -> None:
         """Start to write these with the weights of now. What fails is told when they are asked for."""
         places = {w: place for place, w in enumerate(wanted)}
-        samples = self._pool.submit(self.inner.generate, wanted, sampling, ends, self._stopped)
+        samples = self._pool.submit(self.inner.generate, wanted, sampling, ends, self._cut)
         self._flights.append(Flight(places, (sampling, ends), samples))
 
     def generate(
@@ -107,14 +108,19 @@ class AheadGenerator:
         self.inner.follow(version, mark)
 
     def close(self) -> None:
-        """Drop what nobody asked for."""
+        """Cut off and drop what nobody asked for."""
+        self._closed.set()
         self._pool.shutdown(cancel_futures=True)
         self.inner.close()
+
+    def _cut(self) -> bool:
+        return self._closed.is_set() or self._stopped()
 
     def _young(self, sample: Sample) -> Sample:
         if self.version - sample.versions[0] > STALE:
             raise TrainingError(
                 f"a rollout by weights {sample.versions[0]} met weights {self.version}. More than {STALE} step between "
-                "them is not what --ahead promises. Report it with run.log; --ahead 0 goes on."
+                "them is not what --ahead promises. Report it with run.log; "
+                "a new run can start from this one's weights: --fork."
             )
         return sample

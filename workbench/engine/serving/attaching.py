@@ -13,7 +13,7 @@ from workbench.engine.heads import head_of
 from workbench.engine.serving.client import PATIENCE, Replica, parsed, refuse_public
 from workbench.engine.serving.fleet import Fleet
 from workbench.engine.serving.generator import AdapterGenerator, BaseGenerator, SameGenerator, VllmGenerator
-from workbench.engine.serving.probing import TOKENS, Probe, prompt_of
+from workbench.engine.serving.probing import TOKENS, Probe, limit_after, prompt_of
 from workbench.engine.serving.publishing import Publisher
 from workbench.errors import ServerError, UsageError
 from workbench.parts.refresh import FROZEN, LIVE
@@ -45,12 +45,20 @@ class Served:
 
 
 def attach(
-    engine: Engine, urls: Sequence[str], folder: Path, sampling: Sampling, *, patience: float = PATIENCE
+    engine: Engine,
+    urls: Sequence[str],
+    folder: Path,
+    asked: Sequence[tuple[Sampling, int]],
+    *,
+    first_gap: float | None = None,
+    patience: float = PATIENCE,
 ) -> Mapping[str, Any]:
     """Let servers write in place of the engine's own modules; returns what run.json keeps of them.
 
-    They are sent the weights of now and probed: a first step is synchronised like every other. Raises UsageError for
-    addresses and settings that cannot be, ServerError for servers that do not do as asked.
+    They are sent the weights of now and probed: a first step is synchronised like every other. `asked` are the
+    samplings to come, each with its longest prompt; `first_gap` is how far the servers were from this process when the
+    run began. Raises UsageError for addresses and settings that cannot be, ServerError for servers that do not do as
+    asked.
     """
     refuse_unfit(engine, urls)
     fleet = Fleet([Replica(url, patience=patience) for url in urls])
@@ -72,10 +80,14 @@ def attach(
         engine.generators["teacher"] = SameGenerator(student)
     elif engine.external is None and engine.refresh == FROZEN and isinstance(student, AdapterGenerator):
         engine.generators["teacher"] = BaseGenerator(student, probe(partial(engine.voice, "teacher")))
+    if first_gap is not None:
+        own.limits = dict.fromkeys((replica.url for replica in fleet.replicas), limit_after(first_gap))
     engine.serve(engine.weights_version)
     with engine.replicas.decoding():
         student.mode = engine.ranks.told(student.learned_mode)
-    student.check(sampling)
+    for sampling, longest in asked:
+        student.check(sampling)
+        student.fits(longest, sampling)
     servers = [{"url": s.url, "version": s.version, "model": s.model} for s in found]
     return {"servers": servers, "logprobs_mode": student.mode, "first_gap": student.gap}
 

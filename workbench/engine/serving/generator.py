@@ -63,7 +63,7 @@ class VllmGenerator:
         Raises ServerError for a replica that fails, UsageError for what the servers cannot do.
         """
         self.check(sampling)
-        self._fits(wanted, sampling)
+        self.fits(max((len(w.prompt) for w in wanted), default=0), sampling)
         asked = Asked(self.writes, sampling, ends, self.probe.vocabulary)
 
         def call(replica: Replica, place: int, line: Line) -> Sample:
@@ -175,8 +175,9 @@ class VllmGenerator:
     def _retire(self, version: int) -> None:
         self.publisher.retire([version])
 
-    def _fits(self, wanted: Sequence[Wanted], sampling: Sampling) -> None:
-        longest = max((len(w.prompt) for w in wanted), default=0) + sampling.max_new_tokens
+    def fits(self, prompt: int, sampling: Sampling) -> None:
+        """Raises UsageError where a prompt of so many tokens and its completion are more than a server takes."""
+        longest = prompt + sampling.max_new_tokens
         if longest > self._limit:
             raise UsageError(
                 f"a prompt and its completion may take {longest} tokens, the server {self._limit}. It would cut "

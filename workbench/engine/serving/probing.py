@@ -25,7 +25,7 @@ CLOSE = 1e-3
 """Nats a token: servers in float32 stay far below (3e-5), those in bfloat16 far above (0.03)."""
 MARGIN = 3.0
 """In other types the difference may be this multiple of what it was at first."""
-FAR = 0.5
+FAR = 0.1
 """Nats a token at first, above which no rounding explains it."""
 HOT = 2.0
 """The temperature at which log-probs before and after it differ most plainly."""
@@ -38,6 +38,11 @@ def prompt_of(tokenizer: Any) -> tuple[int, ...]:
     """`LENGTH` ids of ordinary and odd text."""
     ids: list[int] = tokenizer("\n".join(PROBES), add_special_tokens=False)["input_ids"]
     return tuple((ids * (LENGTH // len(ids) + 1))[:LENGTH])
+
+
+def limit_after(first: float) -> float:
+    """What a difference may be, nats a token, where the first one was `first`."""
+    return CLOSE if first <= CLOSE else MARGIN * first
 
 
 @dataclass
@@ -64,7 +69,7 @@ class Probe:
                 f"at most {limit:.3g} is rounding. An old head, an old prefix cache or another model does this. "
                 "Start the server from a folder that the workbench published (make serve)."
             )
-        self.limits.setdefault(replica.url, CLOSE if gap <= CLOSE else MARGIN * gap)
+        self.limits.setdefault(replica.url, limit_after(gap))
         return gap
 
     def mode(self, replica: Replica, model: str) -> Mode:

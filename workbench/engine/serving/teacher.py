@@ -19,7 +19,7 @@ import torch
 
 from workbench.divergence import SparseTeacher
 from workbench.engine.loading import load_speaker
-from workbench.engine.serving.answers import seed_of
+from workbench.engine.serving.answers import FLOOR, seed_of
 from workbench.engine.serving.client import Line, Replica, parsed
 from workbench.engine.serving.fleet import Fleet
 from workbench.engine.teachers import Beside, External, Teaching
@@ -219,7 +219,7 @@ def _scored(answer: Any, url: str, ids: Sequence[int], start: int) -> list[_Entr
         rows = []
         for token, row in zip(ids[start:], said[start:], strict=True):
             entries = {int(entry): min(float(value["logprob"]), 0.0) for entry, value in row.items()}
-            if not all(math.isfinite(value) for value in entries.values()):
+            if not all(value > FLOOR for value in entries.values()):  # false for NaN too
                 raise ValueError("a log-prob that is no number")
             rows.append((entries, entries[token]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -234,7 +234,9 @@ def _read(answer: Any, url: str, request: Request, sampling: Sampling, pen: Pen)
     """A text as a rollout; one that was cut has no end. Raises ServerError for an answer that is none."""
     try:
         (choice,) = answer["choices"]
-        text, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
+        text, cut = choice["message"]["content"], choice["finish_reason"] == "length"
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ValueError(f"it ended by {choice['finish_reason']!r}, which is no end of a text")
         if not isinstance(text, str):
             raise TypeError(f"a content that is {type(text).__name__}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
