@@ -122,6 +122,19 @@ def test_a_server_that_dies_ends_both_processes(start, tiny_folder: Path, strate
     assert status("two")["phase"] == "failed"
 
 
+def test_a_teachers_server_that_dies_ends_both_processes(start, tiny_folder: Path) -> None:
+    """Bug: the one that learnt of it asked the other, which waited for its gradient: two hours of silence."""
+    with Double(tiny_folder, dtype=torch.float32) as server:
+        process = start(
+            "--recipe", "gkd", "--teacher", server.url, "--name", "two", "--steps", "500", "--parallel", "ddp"
+        )
+        in_training(process, "two")
+    code, said = ended(process, AT_ONCE)
+    assert code == 1
+    assert "cannot be reached" in said
+    assert "Continue: torchrun" in said
+
+
 def same_run_but_evaluations(one: str, other: str) -> None:
     """An attempt that ends evaluates once more."""
     losses = [[row["loss"] for row in read_jsonl(Path("runs", run, "metrics.jsonl"))] for run in (one, other)]

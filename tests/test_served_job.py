@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,39 @@ def test_flags_of_servers_are_refused_where_nobody_serves(command, capsys) -> No
     ):
         assert command(*flags, "--dry-run") != 0
         assert words in capsys.readouterr().err
+
+
+def test_an_address_is_refused_before_anything_of_it_is_written(command, capsys) -> None:  # noqa: F811
+    for url in ("http://me:secret@127.0.0.1:9", "http://8.8.8.8:9", "ftp://127.0.0.1:9"):
+        assert command("--engine", "vllm", "--server", url, "--name", "a") == 2
+    assert not Path("runs").exists()
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_a_step_that_another_policy_wrote_is_not_learnt_and_what_was_done_is_saved(
+    command,  # noqa: F811
+    tiny_folder,
+    monkeypatch,
+    capsys,
+) -> None:
+    plain, steps = Agreement.of, []
+
+    def of(recipe, signals):
+        steps.append(plain(recipe, signals))
+        return replace(steps[-1], distance=9.0) if len(steps) == 5 else steps[-1]  # asked twice a step
+
+    monkeypatch.setattr(Agreement, "of", of)
+    with Double(tiny_folder, dtype=torch.float32) as double:
+        flags = ["--engine", "vllm", "--server", double.url, "--save-every", "50", "--steps", "4", *QUICK]
+        assert command(*flags, "--name", "a") == 1
+        said = capsys.readouterr().err
+        assert "not who learns: 9.000 nats" in said
+        assert "last good checkpoint: step 2" in said
+        assert len(rows("a")) == 2
+        monkeypatch.setattr(Agreement, "of", plain)
+        assert command(*flags, "--name", "a", "--resume") == 0
+        assert command(*flags, "--name", "whole") == 0
+    assert [r["loss"] for r in rows("a")] == [r["loss"] for r in rows("whole")]
 
 
 # One step off

@@ -15,6 +15,7 @@ from tests.test_job import command  # noqa: F401
 from workbench.divergence import SparseTeacher
 from workbench.engine.capabilities import fits, refuse_unfit
 from workbench.engine.loading import load
+from workbench.engine.serving import teacher as teacher_module
 from workbench.engine.serving.teacher import KEY, ScoringServer, WritingServer
 from workbench.engine.teachers import Beside, Local, Place, invite
 from workbench.errors import InputError, RecipeError, ServerError, UsageError
@@ -192,3 +193,15 @@ def test_one_of_many_models_is_named(folder, monkeypatch) -> None:
         with pytest.raises(InputError, match=r"Name it behind a #: --teacher http://\S+#a"):
             invite(double.url)
         assert invite(f"{double.url}#b").facts()["model"] == "b"
+
+
+def test_what_is_no_end_and_no_number_is_not_learnt(tiny) -> None:
+    """A filtered text is no text, and -9999 is how vLLM writes that it has no log-prob."""
+    pen, request = tiny().pen, Request(Problem("a", "2 + 2?"), question)
+    for reason in ("content_filter", "tool_calls", None):
+        answer = {"choices": [{"message": {"content": "4"}, "finish_reason": reason}]}
+        with pytest.raises(ServerError, match="no end of a text"):
+            teacher_module._read(answer, "http://here", request, Sampling(), pen)
+    row = {"7": {"logprob": -9999.0}, "8": {"logprob": -0.1}}
+    with pytest.raises(ServerError, match="no number"):
+        teacher_module._scored({"choices": [{"prompt_logprobs": [None, row]}]}, "http://here", [5, 7], 1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.conftest import build_tiny
 from tests.serving_double import Double
 from tests.test_generators import generate, ours, stir, wanted
 from workbench import serve
@@ -17,7 +19,7 @@ from workbench.engine.loading import load
 from workbench.engine.serving import client
 from workbench.engine.serving.attaching import attach
 from workbench.engine.serving.client import Replica, refuse_public
-from workbench.engine.serving.probing import LENGTH
+from workbench.engine.serving.probing import CLOSE, LENGTH, limit_after
 from workbench.errors import ServerError, TrainingError, UsageError
 from workbench.parts.refresh import LIVE
 from workbench.records import Sampling
@@ -392,3 +394,24 @@ def test_what_it_starts_on_is_complete_and_untied(tiny_folder, tmp_path) -> None
     ids = torch.tensor([[5, 6, 7]])
     ours_, theirs = (AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (tiny_folder, folder))
     assert torch.equal(ours_, theirs)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_server_does_not_listen_to_everybody(host: str, tmp_path: Path) -> None:
+    asked = serve.arguments().parse_args(["--host", host, "--folder", str(tmp_path)])
+    with pytest.raises(UsageError, match=r"no server's address|every address"):
+        serve.prepared(asked)
+
+
+def test_a_run_that_goes_on_is_measured_by_its_first_difference(tiny_folder, tmp_path, tiny) -> None:
+    """Bug: a server that holds an old head is its own ruler when a run begins again."""
+    other = build_tiny(tmp_path / "other", seed=5)
+    with Double(other, ignore_reload=True) as double, pytest.raises(ServerError, match="other weights than were sent"):
+        attach(tiny(), [double.url], tmp_path / "weights", [(SAMPLING, 0)], first_gap=1e-5)
+    assert limit_after(0.02) == pytest.approx(0.06)
+    assert limit_after(1e-5) == CLOSE
+
+
+def test_what_does_not_fit_a_server_is_refused_before_step_1(tiny_folder, tmp_path, tiny) -> None:
+    with Double(tiny_folder, limit=1024) as double, pytest.raises(UsageError, match="--max-model-len"):
+        attach(tiny(), [double.url], tmp_path, [(SAMPLING, 0), (SAMPLING, 1024)])

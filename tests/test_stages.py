@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_step import PROBLEMS, recipe, verify
+from verifiers import Verdict
 from workbench import opsd
 from workbench.errors import RecipeError, UsageError
 from workbench.parts.adaptive import ShareByLoss
@@ -18,7 +19,10 @@ from workbench.parts.stages import GradientBelow, Plateau, Progress, Until
 from workbench.parts.terms import CrossEntropy
 from workbench.parts.writers import FromDataset, OnPolicy
 from workbench.recipe import Optimizer
+from workbench.recipes import ALL
+from workbench.records import Problem
 from workbench.stages import own_settings, read_stage, staged
+from workbench.train import loop
 from workbench.train.loop import LoopSettings, run
 from workbench.train.run_directory import read_jsonl
 from workbench.train.snapshot import weights_hash
@@ -191,3 +195,25 @@ def test_a_staged_run_through_the_command(tiny_folder: Path, tmp_path, monkeypat
     assert {name: m["steps"] for name, m in parts["accounts"]["methods"].items()} == {"beside": 0, "sft": 1, "opsd": 2}
     assert opsd.main([*flags, "--steps", "3"]) == 2
     assert opsd.main([*flags, "--name", "parts", "--resume", "--stages", "sft:2", "opsd:2"]) == 2
+
+
+def test_the_teacher_moves_if_it_moves_in_some_stage() -> None:
+    still, moving = ALL["opsd"], ALL["opsdc"]
+    assert not still.refresh.every
+    assert moving.refresh.every
+    for order in ((still, moving), (moving, still)):
+        alike = [replace(stage, adapter=None, curriculum=still.curriculum) for stage in order]
+        assert staged(alike, [Until(2), Until(2)]).refresh == moving.refresh
+
+
+def test_a_step_that_is_not_done_forgets_what_was_measured_before_it(tiny, monkeypatch) -> None:
+    """Bug: the measurement was saved with the stop, made again on resume, and counted twice."""
+    held, state = Problem("h", "1 + 1?", "2", "2"), State(tiny(), Clock(0, 9))
+    state.held_out = [held]
+    chosen = staged([TEXT, TAUGHT], [Plateau(5, patience=1), Until(2)])
+    monkeypatch.setattr(loop, "cross_entropy", lambda *_: 1.0)
+    monkeypatch.setattr(loop, "train_step", lambda *_: None)
+    for _ in range(3):
+        ending = loop.run(chosen, state, [held], lambda r: Verdict("wrong"), loop.LoopSettings(9), None)
+        assert ending == "stopped"
+        assert state.memory.state_dict() == {}

@@ -285,7 +285,8 @@ class Job:
         except (TrainingError, UsageError) as error:
             assert self.directory is not None
             if isinstance(error, ServerError) and self.ranks.size > 1 and not error.shared:
-                raise  # the other processes are not here: they learn of it when this one is gone
+                # The other processes are elsewhere in the step: they learn of it when this one is gone.
+                raise ServerError(f"{error} Continue: {resume_command(self.directory.path)}") from error
             saved = self.ranks.told(self._newest)
             whole = isinstance(
                 error, (JudgingError, ServerError, UsageError)
