@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from workbench.engine.heads import base_model
 from workbench.engine.machine import Machine, measured
 from workbench.engine.meter import Shape
 from workbench.engine.packed import packed_bytes
+from workbench.engine.replicas import held_bytes
 from workbench.engine.roles import Copy
 from workbench.parts.contexts import question
 from workbench.parts.schedules import Clock
@@ -102,9 +103,9 @@ def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
 def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     """Phase -> parts, for one recipe."""
     shape, config = Shape.of(engine.student), base_model(engine.student).config.get_text_config()
-    trained = sum(p.nbytes for p in engine.parameters().values())
-    weights = sum(p.nbytes for p in base_model(engine.student).parameters())
-    teacher = _teacher_bytes(engine)
+    trained = held_bytes(engine.parameters().values())
+    student, other_model = list(base_model(engine.student).parameters()), _teacher_weights(engine)
+    weights, teacher = held_bytes(student), held_bytes(other_model)
     held = {"weights": weights, "teacher": teacher, "program": max(0, resident_bytes() - weights - teacher)}
     prompt, other = _prompts(engine, planned, recipe)
     wide = max(prompt, other) + recipe.sampling.max_new_tokens
@@ -112,12 +113,15 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     positions = rows * (prompt + recipe.sampling.max_new_tokens)
     moments = {"optimizer": 2 * trained}
     writing = {
+        "gathered weights": _whole_bytes([*student, *other_model]) - weights - teacher,
         "keys and values": positions * sum(a.cached for a in shape.attention),
         "packed weights": packed_bytes(base_model(engine.student)),
         "sampling": rows * config.vocab_size * _SAMPLING,
     }
     tokens = min(engine.settings.micro_tokens, _rollouts(recipe) * wide)
+    ends = {id(p): p for p in (engine.head("student").weight, base_model(engine.student).get_input_embeddings().weight)}
     learning = {
+        "gathered weights": _whole_bytes(ends.values()) - held_bytes(ends.values()),
         "gradients": trained,
         "activations": max(tokens, wide) * _activation_bytes(config, engine.settings),
         "head": _head_bytes(engine, recipe, config.vocab_size),
@@ -126,14 +130,19 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     return {phase: {k: v for k, v in (held | parts).items() if v} for phase, parts in phases.items()}
 
 
-def _teacher_bytes(engine: Engine) -> int:
+def _teacher_weights(engine: Engine) -> list[torch.Tensor]:
     """Of a second module."""
     if engine.external is not None and engine.external.recorded:
-        return 0
+        return []
     if engine.external is None and not isinstance(engine.teacher, Copy):
-        return 0
+        return []
     with engine.running("teacher") as other:
-        return sum(p.nbytes for p in other.parameters())
+        return list(other.parameters())
+
+
+def _whole_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of all ranks together."""
+    return sum(t.nbytes for t in tensors)
 
 
 def _head_bytes(engine: Engine, recipe: Recipe, vocabulary: int) -> int:
@@ -157,10 +166,10 @@ def _activation_bytes(config: Any, settings: Any) -> int:
 
 def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
     """Checkpoints: weights and two moments each, and one more while it is written; then final/."""
-    trained = sum(p.nbytes for p in engine.parameters().values())
+    trained = _whole_bytes(engine.parameters().values())
     moving = any(method.refresh.every > 0 and method.refresh.rate < 1 for method in planned.recipe.methods)
-    whole = sum(p.nbytes for p in base_model(engine.student).parameters())
-    a_checkpoint = 3 * trained + (_teacher_bytes(engine) if moving else 0)
+    whole = _whole_bytes(base_model(engine.student).parameters())
+    a_checkpoint = 3 * trained + (_whole_bytes(_teacher_weights(engine)) if moving else 0)
     saved = max(keep, 2) if planned.steps else 0
     return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": whole}
 
@@ -180,7 +189,7 @@ def _seconds(engine: Engine, planned: Plan, recipe: Recipe, machine: Machine) ->
         found["rollout"] = math.ceil(n / rows) * (first + max(0.0, more - first) / _WRITTEN * (room - 1))
     score, backward, share = _learnt(engine, planned, recipe, authors)
     found |= {"score": score * share, "backward": backward * share}
-    found["update"] = UPDATE_TRAFFIC * sum(p.nbytes for p in engine.parameters().values()) / machine.bytes
+    found["update"] = UPDATE_TRAFFIC * held_bytes(engine.parameters().values()) / machine.bytes
     return found
 
 
