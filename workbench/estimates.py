@@ -19,6 +19,7 @@ from workbench.engine.meter import Shape
 from workbench.engine.packed import packed_bytes
 from workbench.engine.replicas import held_bytes
 from workbench.engine.roles import Copy
+from workbench.engine.serving.generator import KEPT
 from workbench.parts.contexts import question
 from workbench.parts.schedules import Clock
 from workbench.parts.terms import CrossEntropy
@@ -54,6 +55,8 @@ class Estimate:
     disk: Parts
     stages: tuple[tuple[int, dict[str, float]], ...]
     """(steps, seconds of one by phase) of each recipe that runs."""
+    served: bool = False
+    """Whether servers will write in the run."""
 
     @property
     def peak(self) -> int:
@@ -71,12 +74,13 @@ class Estimate:
         parts = ", ".join(f"{name} {amount(size)}" for name, size in self.memory[worst].items())
         others = ", ".join(f"{phase} {amount(sum(p.values()))}" for phase, p in self.memory.items() if phase != worst)
         disk = ", ".join(f"{name} {amount(size)}" for name, size in self.disk.items())
+        apart = "; rollouts were timed in this process, and servers will write them" if self.served else ""
         return [
             f"memory         about {amount(self.peak)} in {worst}: {parts}",
             f"               less in {others}",
             f"disk           about {amount(sum(self.disk.values()))}: {disk}",
             f"time           {'; then '.join(map(self._time, self.stages))}; {duration(self.seconds)} for all, "
-            "evaluations apart",
+            f"evaluations apart{apart}",
         ]
 
     @staticmethod
@@ -86,15 +90,19 @@ class Estimate:
         return f"about {duration(sum(phases.values()))} a step ({each}), {steps} of them"
 
 
-def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
-    """Look at the model's shape, time a small piece of each phase, and multiply."""
+def estimate(engine: Engine, planned: Plan, keep: int, served: bool = False) -> Estimate:
+    """Look at the model's shape, time a small piece of each phase, and multiply.
+
+    `served`: servers will write, but none is asked to here; the weights they are sent are on the disk.
+    """
     machine = measured(engine.student, engine.settings.device)
     methods = planned.recipe.methods
     found = [_memory(engine, planned, method.at(Clock(0, planned.steps))) for method in methods]
     memory = {phase: max((parts[phase] for parts in found), key=lambda p: sum(p.values())) for phase in found[0]}
     steps = getattr(planned.recipe, "lengths", (planned.steps,))
     times = (_seconds(engine, planned, method.at(Clock(0, planned.steps)), machine) for method in methods)
-    return Estimate(memory, _disk(engine, planned, keep), tuple(zip(steps, times, strict=True)))
+    disk = _disk(engine, planned, keep) | (_sent_bytes(engine) if served else {})
+    return Estimate(memory, disk, tuple(zip(steps, times, strict=True)), served)
 
 
 # -- memory and disk -----------------------------------------------------------------------------------------------
@@ -172,6 +180,14 @@ def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
     a_checkpoint = 3 * trained + (_whole_bytes(_teacher_weights(engine)) if moving else 0)
     saved = max(keep, 2) if planned.steps else 0
     return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": whole}
+
+
+def _sent_bytes(engine: Engine) -> Parts:
+    """What servers load: the versions that stay and the next; of a whole model a tied head is written out."""
+    sent = _whole_bytes(engine.parameters().values())
+    if engine.adapter is None and base_model(engine.student).config.get_text_config().tie_word_embeddings:
+        sent += _whole_bytes([engine.head("student").weight])
+    return {"weights for servers": (1 + (KEPT if engine.adapter else 1)) * sent}
 
 
 # -- time ----------------------------------------------------------------------------------------------------------
