@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from tests.test_step import PROBLEMS, RECIPES, drawn, gradient, recipe, verify
+from workbench import estimates
 from workbench.divergence import ForwardKL, ReverseKL
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import load
@@ -32,9 +34,10 @@ from workbench.parts.terms import Distill, PolicyGradient
 from workbench.parts.writers import AdaptiveOffPolicy, ByTeacher, OnPolicy, Together, TokenMixture
 from workbench.recipe import Recipe
 from workbench.records import Judged
-from workbench.train import evaluate, snapshot
+from workbench.train import accounts, evaluate, snapshot
 from workbench.train.checkpoint import Checkpoint, at
 from workbench.train.loop import survey
+from workbench.train.report import Phases
 from workbench.train.step import State, train_step
 
 STEPS = 3
@@ -164,6 +167,18 @@ def assembled(model: str, ranks: Ranks) -> dict[str, Any]:
         return {"logits": engine.student(input_ids=torch.tensor([[1, 2, 3]])).logits}
 
 
+def held(model: str, ranks: Ranks) -> dict[str, Any]:
+    """Bytes that the accounts and an estimate know of."""
+    chosen = RUNS["moving average"]
+    engine = engine_for(chosen, model, ranks)
+    planned: Any = SimpleNamespace(train=PROBLEMS, recipe=chosen, steps=STEPS)
+    return {
+        "updated": accounts.of(engine, Phases())._trained_bytes,
+        "memory": estimates._memory(engine, planned, chosen),
+        "disk": estimates._disk(engine, planned, 1),
+    }
+
+
 def cases(ranks: Ranks, model: str, out: Path) -> dict[str, Callable[[], Any]]:
     """Name -> what to compute under one strategy."""
     split = ranks.asked == "fsdp2"
@@ -176,6 +191,7 @@ def cases(ranks: Ranks, model: str, out: Path) -> dict[str, Callable[[], Any]]:
     return found | {
         "evaluated": lambda: evaluated(model, ranks),
         "went on": lambda: went_on(model, ranks, out),
+        "held": lambda: held(model, ranks),
         "assembled": lambda: assembled(model, ranks),
     }
 

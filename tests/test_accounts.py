@@ -10,25 +10,30 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import build_tiny
-from tests.test_step import PROBLEMS, recipe, verify
+from tests.test_step import PROBLEMS, drawn, recipe, verify
 from workbench import opsd
 from workbench.divergence import JSD
 from workbench.engine.engine import Engine, EngineSettings
 from workbench.engine.loading import load
 from workbench.engine.machine import Machine, measured
 from workbench.engine.meter import Shape
+from workbench.engine.ranks import Ranks
+from workbench.parts.contexts import question
 from workbench.parts.plans import LogRatio
 from workbench.parts.refresh import FROZEN
 from workbench.parts.schedules import Clock
 from workbench.parts.terms import CrossEntropy, Distill, PolicyGradient
 from workbench.parts.writers import Desk, FromDataset, OnPolicy
-from workbench.records import Case, Judged, Problem
+from workbench.records import Case, Judged, Problem, Request, Sample
 from workbench.train import accounts
 from workbench.train.batches import Denominators, entries
+from workbench.train.learning import _pass
 from workbench.train.objective import objective
+from workbench.train.reading import read
 from workbench.train.report import BESIDE, Phases
 from workbench.train.run_directory import read_jsonl
 from workbench.train.step import State, train_step
+from workbench.train.watching import Course
 
 LINEAR = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
 """Weights of the tiny model's two layers: q and o, k and v, the MLP's three."""
@@ -180,6 +185,45 @@ def test_what_no_step_did_is_kept_apart(tiny) -> None:
     again = accounts.Accounts(book.machine, Phases(), 0)
     again.load(json.loads(json.dumps(book.state_dict())))
     assert again.totals() == totals
+
+
+def test_what_only_fills_up_a_process_is_not_counted(tiny, monkeypatch) -> None:
+    engine, chosen = tiny(), recipe()
+    kept = entries(engine, chosen, drawn(engine, chosen))
+    found = []
+    for batches in ([(kept[:2], True)], [(kept[:2], True), (kept[2:3], False)]):
+        engine.meter.take()
+        _pass(chosen, engine, batches, Denominators.of(chosen, kept), Course(Phases()))
+        found.append({key: (c.passes, c.read, c.logits, c.tokens) for key, c in engine.meter.take().items()})
+        engine.updates.forget()
+    assert found[0] == found[1]
+    assert found[0]["student", "learn", False][3] > 0
+    found = []
+    for blanks in (0, 1):
+        more = [(kept[2:3], False)] * blanks
+        monkeypatch.setattr(Ranks, "level", lambda _, own, blank, more=more: [*((b, True) for b in own), *more])
+        read(chosen, engine, kept)
+        found.append({key: (c.passes, c.read, c.logits, c.tokens) for key, c in engine.meter.take().items()})
+    assert found[0] == found[1]
+
+
+class Elsewhere:
+    """A server: what it writes is computed by others."""
+
+    version, gap = 0, 0.0
+
+    def generate(self, wanted, *_: object) -> list[Sample]:
+        return [Sample((5, 6, 7), (-1.0,) * 3, "length", (0, 0)) for _ in wanted]
+
+
+def test_a_probe_beside_a_server_forms_no_logits_of_what_it_writes(tiny) -> None:
+    engine = tiny()
+    engine.generators["student"] = Elsewhere()
+    with engine.voice("student") as (module, _):
+        module(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+    engine.generate([Request(p, question, "student") for p in PROBLEMS[:2]], recipe().sampling)
+    counts = [c for (_, mode, _), c in engine.meter.take().items() if mode == "write"]
+    assert (sum(c.tokens for c in counts), sum(c.read for c in counts), sum(c.logits for c in counts)) == (6, 3, 0)
 
 
 def test_what_watches_changes_no_number(tiny) -> None:

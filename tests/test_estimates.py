@@ -10,6 +10,7 @@ import torch
 from workbench.assembly import build_engine
 from workbench.cli import parse
 from workbench.engine.heads import decoder
+from workbench.engine.serving.publishing import Publisher
 from workbench.estimates import _activation_bytes, estimate
 from workbench.job import fitting
 from workbench.parts.schedules import Clock
@@ -60,6 +61,17 @@ def test_an_adapter_trains_little_and_stages_are_named(tiny_folder: Path) -> Non
     assert [steps for steps, _ in found.stages] == [2, 3]
     assert [("rollout" in seconds) for _, seconds in found.stages] == [False, True]
     assert "2 of them; then about" in found.lines()[-1]
+
+
+def test_servers_are_not_timed_and_their_weights_take_disk(tiny_folder: Path, tmp_path) -> None:
+    for adapter, versions in (("none", 2), ("lora:r=4", 4)):
+        engine, planned, _ = estimated(tiny_folder, "--adapter", adapter)
+        found = estimate(engine, planned, 2, served=True)
+        assert "rollouts were timed in this process, and servers will write them" in found.lines()[-1]
+        publisher = Publisher(tmp_path / adapter, engine.student)
+        folder = publisher.publish(engine.parameters().items(), 1)
+        size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        assert found.disk["weights for servers"] == pytest.approx(versions * size, rel=0.2)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

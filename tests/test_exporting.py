@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from workbench import export
+from workbench import export, exporting
 from workbench.engine.export import licence_of, refuse_quantised
 from workbench.engine.heads import decoder, head_of
 from workbench.errors import InputError
@@ -76,16 +76,36 @@ def test_all_of_a_finished_run_is_the_model_in_memory(inside: Path, capsys) -> N
 def test_an_adapter_is_merged_into_a_whole_model(inside: Path, capsys) -> None:
     assert export.main(["runs/lora", "--merged"]) == 0
     out = capsys.readouterr().out
-    assert "vllm serve runs/lora/exports/merged\n" in out
-    assert "transformers chat runs/lora/exports/merged http://localhost:8000\n" in out
+    assert "vllm serve runs/lora/exports/merged-step-00000002\n" in out
+    assert "transformers chat runs/lora/exports/merged-step-00000002 http://localhost:8000\n" in out
     torch.testing.assert_close(
-        logits_of_folder("runs/lora/exports/merged"), logits_of_folder("runs/lora/final/adapter"), rtol=1e-4, atol=1e-4
+        logits_of_folder("runs/lora/exports/merged-step-00000002"),
+        logits_of_folder("runs/lora/final/adapter"),
+        rtol=1e-4,
+        atol=1e-4,
     )
-    assert not Path("runs/lora/exports/merged/adapter_config.json").exists()
-    front, body = card_of("runs/lora/exports/merged")
+    assert not Path("runs/lora/exports/merged-step-00000002/adapter_config.json").exists()
+    front, body = card_of("runs/lora/exports/merged-step-00000002")
     assert front["library_name"] == "transformers"
     assert "Its adapter is merged into the weights." in body
     assert export.main(["runs/lora", "--merged"]) == 0, "it is there already"
+
+
+def test_a_run_that_went_on_is_merged_again(inside: Path, tmp_path: Path, monkeypatch) -> None:
+    """After `--resume --steps N` the first merge is an old model."""
+    shutil.copytree("runs/lora", tmp_path / "again", ignore=shutil.ignore_patterns("exports"))
+    merged: list[Path] = []
+
+    def write(source, to: Path, *, merge: bool) -> Path:
+        merged.append(to)
+        return Path(shutil.copytree(tmp_path / "again" / "final" / "adapter", to))
+
+    monkeypatch.setattr(exporting, "write", write)
+    for step in (2, 2, 3):
+        status = tmp_path / "again" / "status.json"
+        status.write_text(json.dumps(json.loads(status.read_text()) | {"step": step}))
+        assert export.main([str(tmp_path / "again"), "--merged"]) == 0
+    assert [to.name for to in merged] == ["merged-step-00000002", "merged-step-00000003"]
 
 
 def test_a_run_that_was_killed_gives_its_checkpoint_and_says_so(inside: Path, capsys) -> None:
@@ -115,6 +135,8 @@ def test_a_checkpoint_of_an_adapter_alone_and_merged(inside: Path) -> None:
         (["runs/full", "--adapter"], "trained all weights. There is no adapter."),
         (["runs/none"], "is no run: it has no run.json. An export reads a run directory. runs holds"),
         (["runs/full", "--to", "model"], "holds something. Nothing is overwritten."),
+        (["runs/full", "--rollouts", "data.jsonl"], "--rollouts data.jsonl is there. Nothing is overwritten."),
+        (["runs/full", "--lm-eval", "model"], "--lm-eval model holds something. Nothing is overwritten."),
         (["runs/full", "--push"], "None is named. Add --hub owner/name."),
         (["runs/full", "--hub", "name"], "Write owner/name."),
         (["runs/lora", "--hub", "me/name"], "the adapter's base is model, a folder of this machine."),
@@ -244,7 +266,9 @@ def test_hostile_text_survives_as_the_rule_says(tmp_path: Path) -> None:
 def test_no_rollouts_is_said_and_an_old_file_is_kept(inside: Path, tmp_path: Path, capsys) -> None:
     target = tmp_path / "o.parquet"
     target.write_text("before")
-    assert export.main([str(tmp_path), "--rollouts", str(target)]) == 3
+    assert export.main([str(tmp_path), "--rollouts", str(target)]) == 2
+    assert "Nothing is overwritten. Name a new file." in capsys.readouterr().err
+    assert export.main([str(tmp_path), "--rollouts", str(tmp_path / "new.parquet")]) == 3
     assert "holds no rollouts" in capsys.readouterr().err
     assert target.read_text() == "before"
     assert export.main(["runs/full", "--rollouts", "nowhere/o.parquet"]) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_ranks import TOLD
 from workbench import opsd, plan
 from workbench.budget import Costs, normalised, read_budget
 from workbench.cli import parse
@@ -89,10 +90,18 @@ def test_a_plan_prints_commands_that_run(tiny_folder: Path, tmp_path, monkeypatc
         (["--budget", "1h", "--shares", "a"], "no numbers"),
         (["--budget", "1h", "--refresh-rate", "0"], "is no share"),
         (["--budget", "1h", "--stages", "sft:1"], "whole recipes"),
+        (["--budget", "1h", "--engine", "vllm", "--server", "http://127.0.0.1:1"], "Leave --engine and --server out"),
         (["--budget", "1h", "--modle", "x"], "no flag --modle"),
         (["--budget", "1h", "--reward", "grp"], "no recipe 'grp'"),
     ],
 )
 def test_a_plan_that_cannot_be_meant(flags, words, capsys) -> None:
     assert plan.main(flags) == 2
-    assert words in capsys.readouterr().err
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_plan_is_made_by_one_process(monkeypatch, capsys) -> None:
+    for name, value in (TOLD | {"RANK": "0"}).items():  # the first one speaks
+        monkeypatch.setenv(name, value)
+    assert plan.main(["--budget", "1h"]) == 2
+    assert "workbench.plan runs in one process" in " ".join(capsys.readouterr().err.split())

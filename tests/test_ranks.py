@@ -50,7 +50,7 @@ def computed(folder: Path, *names: str) -> dict[str, dict[str, object]]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
     folder = tmp_path_factory.mktemp("two")
-    return folder, computed(folder, *FEW)
+    return folder, computed(folder, *FEW, "held")
 
 
 def same(one: object, other: object, to: float = 1e-10, where: str = "") -> None:
@@ -91,11 +91,29 @@ def test_one_process_goes_on_where_two_were(two, strategy: str) -> None:
     same({**whole, "rows": []}, {**last, "rows": []})
 
 
+def test_memory_is_what_a_process_holds_and_disk_the_whole(two) -> None:
+    folder, found = two
+    alone = shared_out.held(str(folder / "tiny"), ALONE)
+    both, split = (found[name]["held"] for name in ("ddp", "fsdp2"))
+    assert both["updated"] == alone["updated"]
+    assert split["updated"] == pytest.approx(alone["updated"] / 2, rel=0.05)
+    for part in ("weights", "teacher", "optimizer"):
+        whole = alone["memory"]["learning"][part]
+        assert both["memory"]["learning"][part] == whole
+        assert split["memory"]["learning"][part] == pytest.approx(whole / 2, rel=0.05)
+    writing = split["memory"]["rollout"]
+    held = writing["weights"] + writing["teacher"] + writing["gathered weights"]
+    assert held == alone["memory"]["rollout"]["weights"] + alone["memory"]["rollout"]["teacher"], "they write whole"
+    assert alone["disk"] == both["disk"] == split["disk"]
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_for_every_kind_of_recipe(tmp_path: Path) -> None:
     found = computed(tmp_path)
     for strategy, results in found.items():
         for name, there in results.items():
+            if name == "held":
+                continue
             here = shared_out.cases(ALONE, str(tmp_path / "tiny"), tmp_path)[name]()
             # The factors of an adapter are kept in float32, and AdamW divides what is nearly 0 by what is nearly 0.
             same(here, there, to=5e-6 if "adapter" in name else 1e-10, where=f"{strategy} {name}")

@@ -148,6 +148,10 @@ def test_a_student_learns_on_its_own_text_from_a_server(command, folder, capsys)
     assert "the 64 likeliest tokens and the written one" in capsys.readouterr().err
     served, local = (read_jsonl(Path("runs", name, "metrics.jsonl")) for name in "ab")
     assert [r["loss"] for r in served] == pytest.approx([r["loss"] for r in local], rel=1e-3)
+    a, b = served[0]["accounts"], local[0]["accounts"]
+    assert a["tokens"]["scored"] == b["tokens"]["scored"], "its server's tokens are the teacher's"
+    assert "score.teacher" in b["role_flops"]
+    assert "score.teacher" not in a["role_flops"], "and were computed elsewhere"
 
 
 def test_texts_of_a_server_are_learnt_and_its_key_is_nowhere(command, folder, monkeypatch) -> None:  # noqa: F811
@@ -162,6 +166,8 @@ def test_texts_of_a_server_are_learnt_and_its_key_is_nowhere(command, folder, mo
     rollouts = read_jsonl(Path("runs/a/rollouts.jsonl"))
     assert {r["text"] for r in rollouts} == {" 4 + 4 = 8."}
     assert {r["stop"] for r in rollouts} == {"stop"}
+    (row,) = read_jsonl(Path("runs/a/metrics.jsonl"))
+    assert row["accounts"]["tokens"]["generated"] == {"teacher": sum(len(r["token_ids"]) for r in rollouts)}
     for path in Path("runs/a").rglob("*"):
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
     assert json.loads(Path("runs/a/run.json").read_text())["teacher"]["model"] == "gpt"

@@ -23,17 +23,13 @@ import json, os, sys, time
 def _say(*what):
     with open({log!r}, "a") as file:
         file.write(json.dumps(what) + "\\n")
-class Table:
-    def __init__(self, columns=None, data=None, dataframe=None):
-        self.rows = data if dataframe is None else dataframe.values.tolist()
-        self.columns = columns or list(dataframe.columns)
 def init(**keywords):
     print("a banner", flush=True)
     {init}
     _say("init", keywords)
 def log(values, step):
     {log_body}
-    _say("log", {{k: v if isinstance(v, float) else [v.columns, v.rows] for k, v in values.items()}}, step)
+    _say("log", values, step)
 def finish():
     {finish}
     _say("finish")
@@ -65,30 +61,22 @@ def track(kind: str, folder: Path, first: int = 1) -> tuple[Tracking, list[str]]
     followed = Tracking(kind, run, warnings.append)
     followed.start("a", {"lr": 1e-5})
     followed.scalars(first, {"step": first, "loss": 0.5, "bad": math.nan, "text": "x", "none": None})
-    followed.table(8, "rollouts", [{"text": "![x](http://evil) <img>\x1b[2J\udc80" + "y" * 9000, "n": 3}])
     followed.finish()
     return followed, warnings
 
 
 @pytest.mark.parametrize("kind", ["trackio", "wandb"])
-def test_a_tracker_gets_four_calls(kind: str, tmp_path: Path, fake) -> None:
+def test_a_tracker_gets_three_calls(kind: str, tmp_path: Path, fake) -> None:
     calls = fake(kind)
     followed, warnings = track(kind, tmp_path)
     assert followed.failures == 0, warnings
     (where,) = warnings
     assert where.startswith(f"tracker {kind} "), "where to look is said once"
-    start, scalars, table, finish = calls_of(calls)
+    start, scalars, finish = calls_of(calls)
     assert start[0] == "init"
     assert (start[1]["project"], start[1]["config"]) == ("opsd", {"lr": 1e-5})
     assert start[1]["name"].startswith("a")
     assert scalars == ["log", {"loss": 0.5}, 1]
-    ((key, (columns, [cells])),) = table[1].items()
-    assert (key, table[2], columns) == ("rollouts/00000008", 8, ["text", "n"])
-    assert cells[1] == "3"
-    assert len(cells[0]) == 4096
-    assert "\x1b" not in cells[0]
-    if kind == "trackio":  # renders cells as Markdown
-        assert cells[0].startswith(r"\!\[x\]\(http://evil\) \&lt;img\&gt;")
     assert finish == ["finish"]
     assert "a banner" in (tmp_path / "run" / "logs" / "tracker.log").read_text(), "what it prints is no output of ours"
 
@@ -124,9 +112,9 @@ def test_another_run_directory_is_another_run(tmp_path: Path, fake) -> None:
         (
             {"init": "raise ConnectionError('\\x1b[31mserver gone')"},
             r"in start: ConnectionError: \x1b[31mserver gone",
-            4,
+            3,
         ),
-        ({"log": "raise ValueError('no')"}, "in scalars: ValueError: no", 2),
+        ({"log": "raise ValueError('no')"}, "in scalars: ValueError: no", 1),
         ({"finish": "sys.exit(3)"}, "in finish: SystemExit: 3", 1),
         ({"init": "os._exit(9)"}, "its process ended with code 9", 1),
         ({"log": "os.kill(os.getpid(), 11)"}, "its process ended with code -11", 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from workbench.engine.heads import base_model
 from workbench.engine.machine import Machine, measured
 from workbench.engine.meter import Shape
 from workbench.engine.packed import packed_bytes
+from workbench.engine.replicas import held_bytes
 from workbench.engine.roles import Copy
+from workbench.engine.serving.generator import KEPT
 from workbench.parts.contexts import question
 from workbench.parts.schedules import Clock
 from workbench.parts.terms import CrossEntropy
@@ -53,6 +55,8 @@ class Estimate:
     disk: Parts
     stages: tuple[tuple[int, dict[str, float]], ...]
     """(steps, seconds of one by phase) of each recipe that runs."""
+    served: bool = False
+    """Whether servers will write in the run."""
 
     @property
     def peak(self) -> int:
@@ -70,12 +74,13 @@ class Estimate:
         parts = ", ".join(f"{name} {amount(size)}" for name, size in self.memory[worst].items())
         others = ", ".join(f"{phase} {amount(sum(p.values()))}" for phase, p in self.memory.items() if phase != worst)
         disk = ", ".join(f"{name} {amount(size)}" for name, size in self.disk.items())
+        apart = "; rollouts were timed in this process, and servers will write them" if self.served else ""
         return [
             f"memory         about {amount(self.peak)} in {worst}: {parts}",
             f"               less in {others}",
             f"disk           about {amount(sum(self.disk.values()))}: {disk}",
             f"time           {'; then '.join(map(self._time, self.stages))}; {duration(self.seconds)} for all, "
-            "evaluations apart",
+            f"evaluations apart{apart}",
         ]
 
     @staticmethod
@@ -85,15 +90,19 @@ class Estimate:
         return f"about {duration(sum(phases.values()))} a step ({each}), {steps} of them"
 
 
-def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
-    """Look at the model's shape, time a small piece of each phase, and multiply."""
+def estimate(engine: Engine, planned: Plan, keep: int, served: bool = False) -> Estimate:
+    """Look at the model's shape, time a small piece of each phase, and multiply.
+
+    `served`: servers will write, but none is asked to here; the weights they are sent are on the disk.
+    """
     machine = measured(engine.student, engine.settings.device)
     methods = planned.recipe.methods
     found = [_memory(engine, planned, method.at(Clock(0, planned.steps))) for method in methods]
     memory = {phase: max((parts[phase] for parts in found), key=lambda p: sum(p.values())) for phase in found[0]}
     steps = getattr(planned.recipe, "lengths", (planned.steps,))
     times = (_seconds(engine, planned, method.at(Clock(0, planned.steps)), machine) for method in methods)
-    return Estimate(memory, _disk(engine, planned, keep), tuple(zip(steps, times, strict=True)))
+    disk = _disk(engine, planned, keep) | (_sent_bytes(engine) if served else {})
+    return Estimate(memory, disk, tuple(zip(steps, times, strict=True)), served)
 
 
 # -- memory and disk -----------------------------------------------------------------------------------------------
@@ -102,9 +111,9 @@ def estimate(engine: Engine, planned: Plan, keep: int) -> Estimate:
 def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     """Phase -> parts, for one recipe."""
     shape, config = Shape.of(engine.student), base_model(engine.student).config.get_text_config()
-    trained = sum(p.nbytes for p in engine.parameters().values())
-    weights = sum(p.nbytes for p in base_model(engine.student).parameters())
-    teacher = _teacher_bytes(engine)
+    trained = held_bytes(engine.parameters().values())
+    student, other_model = list(base_model(engine.student).parameters()), _teacher_weights(engine)
+    weights, teacher = held_bytes(student), held_bytes(other_model)
     held = {"weights": weights, "teacher": teacher, "program": max(0, resident_bytes() - weights - teacher)}
     prompt, other = _prompts(engine, planned, recipe)
     wide = max(prompt, other) + recipe.sampling.max_new_tokens
@@ -112,12 +121,15 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     positions = rows * (prompt + recipe.sampling.max_new_tokens)
     moments = {"optimizer": 2 * trained}
     writing = {
+        "gathered weights": _whole_bytes([*student, *other_model]) - weights - teacher,
         "keys and values": positions * sum(a.cached for a in shape.attention),
         "packed weights": packed_bytes(base_model(engine.student)),
         "sampling": rows * config.vocab_size * _SAMPLING,
     }
     tokens = min(engine.settings.micro_tokens, _rollouts(recipe) * wide)
+    ends = {id(p): p for p in (engine.head("student").weight, base_model(engine.student).get_input_embeddings().weight)}
     learning = {
+        "gathered weights": _whole_bytes(ends.values()) - held_bytes(ends.values()),
         "gradients": trained,
         "activations": max(tokens, wide) * _activation_bytes(config, engine.settings),
         "head": _head_bytes(engine, recipe, config.vocab_size),
@@ -126,14 +138,19 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     return {phase: {k: v for k, v in (held | parts).items() if v} for phase, parts in phases.items()}
 
 
-def _teacher_bytes(engine: Engine) -> int:
+def _teacher_weights(engine: Engine) -> list[torch.Tensor]:
     """Of a second module."""
     if engine.external is not None and engine.external.recorded:
-        return 0
+        return []
     if engine.external is None and not isinstance(engine.teacher, Copy):
-        return 0
+        return []
     with engine.running("teacher") as other:
-        return sum(p.nbytes for p in other.parameters())
+        return list(other.parameters())
+
+
+def _whole_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of all ranks together."""
+    return sum(t.nbytes for t in tensors)
 
 
 def _head_bytes(engine: Engine, recipe: Recipe, vocabulary: int) -> int:
@@ -157,12 +174,20 @@ def _activation_bytes(config: Any, settings: Any) -> int:
 
 def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
     """Checkpoints: weights and two moments each, and one more while it is written; then final/."""
-    trained = sum(p.nbytes for p in engine.parameters().values())
+    trained = _whole_bytes(engine.parameters().values())
     moving = any(method.refresh.every > 0 and method.refresh.rate < 1 for method in planned.recipe.methods)
-    whole = sum(p.nbytes for p in base_model(engine.student).parameters())
-    a_checkpoint = 3 * trained + (_teacher_bytes(engine) if moving else 0)
+    whole = _whole_bytes(base_model(engine.student).parameters())
+    a_checkpoint = 3 * trained + (_whole_bytes(_teacher_weights(engine)) if moving else 0)
     saved = max(keep, 2) if planned.steps else 0
     return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": whole}
+
+
+def _sent_bytes(engine: Engine) -> Parts:
+    """What servers load: the versions that stay and the next; of a whole model a tied head is written out."""
+    sent = _whole_bytes(engine.parameters().values())
+    if engine.adapter is None and base_model(engine.student).config.get_text_config().tie_word_embeddings:
+        sent += _whole_bytes([engine.head("student").weight])
+    return {"weights for servers": (1 + (KEPT if engine.adapter else 1)) * sent}
 
 
 # -- time ----------------------------------------------------------------------------------------------------------
@@ -180,7 +205,7 @@ def _seconds(engine: Engine, planned: Plan, recipe: Recipe, machine: Machine) ->
         found["rollout"] = math.ceil(n / rows) * (first + max(0.0, more - first) / _WRITTEN * (room - 1))
     score, backward, share = _learnt(engine, planned, recipe, authors)
     found |= {"score": score * share, "backward": backward * share}
-    found["update"] = UPDATE_TRAFFIC * sum(p.nbytes for p in engine.parameters().values()) / machine.bytes
+    found["update"] = UPDATE_TRAFFIC * held_bytes(engine.parameters().values()) / machine.bytes
     return found
 
 

@@ -6,6 +6,7 @@ Without flags it says where the finished model lies and how to use it. Nothing l
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ def _main(argv: Sequence[str]) -> int:
     if (asked.push or asked.public) and not asked.hub:
         raise UsageError("--push and --public say how a repository is filled. None is named. Add --hub owner/name.")
     run = Path(asked.run)
+    _refuse_taken(asked)
     if asked.rollouts:
         from workbench.train.rollout_table import write
 
@@ -73,6 +75,15 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _refuse_taken(asked: argparse.Namespace) -> None:
+    """Before anything is written. Raises UsageError for a file or folder that is there and holds something."""
+    file, folder = Path(asked.rollouts or ""), Path(asked.lm_eval or "")
+    if asked.rollouts and os.path.lexists(file):
+        raise UsageError(f"--rollouts {printable(file)} is there. Nothing is overwritten. Name a new file.")
+    if asked.lm_eval and os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--lm-eval {printable(folder)} holds something. Nothing is overwritten. Name a new folder.")
+
+
 def _model(source: Source, asked: argparse.Namespace) -> Path:
     """The folder with the model, written now unless the run left it as it is wanted."""
     from workbench import exporting
@@ -82,9 +93,10 @@ def _model(source: Source, asked: argparse.Namespace) -> Path:
     merge = asked.merged and source.adapter
     if not asked.to and source.checkpoint is None and not merge:
         return exporting.as_trained(source)
-    step = "" if source.checkpoint is None else f"step-{source.step:08d}"
-    kind = "merged" if merge else "adapter" if source.adapter else "model"
-    to = Path(asked.to) if asked.to else source.run / "exports" / "-".join(filter(None, (step, kind)))
+    step, kind = f"step-{source.step:08d}", "merged" if merge else "adapter" if source.adapter else "model"
+    # The step is part of the name: a run that went on and finished again has another model.
+    name = f"{kind}-{step}" if source.checkpoint is None else f"{step}-{kind}"
+    to = Path(asked.to) if asked.to else source.run / "exports" / name
     if not asked.to and (to / "README.md").is_file():
         return to  # written before, and whole: it appears by one rename
     return exporting.write(source, to, merge=merge)

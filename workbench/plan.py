@@ -23,6 +23,7 @@ from workbench.cli import Arguments, parse, run_command
 from workbench.config import RunConfig, as_dict
 from workbench.config_files import flags
 from workbench.errors import TrainingError, UsageError
+from workbench.launch import alone
 
 if TYPE_CHECKING:
     from workbench.engine.engine import Engine
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    alone("workbench.plan")
     parser = Arguments(prog="python -m workbench.plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--budget", required=True, help="time on this machine: 8h, 90m, 2d")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the three stages; normalised")
@@ -101,6 +103,11 @@ def _main(argv: list[str]) -> int:
     config = parse(rest)
     if config.stages or config.resume or config.set:
         raise UsageError("a plan is made of whole recipes. --stages, --resume and --set say otherwise. Leave them out.")
+    if config.engine != "hf":
+        raise UsageError(
+            f"--engine {config.engine}: a plan times rollouts in this process, and servers take another time. "
+            "Leave --engine and --server out, and add them to the commands it prints."
+        )
     other = config.teacher is not None
     on = asked.on or (config.recipe if config.recipe != RunConfig.recipe else "opd" if other else "opsd")
     names = (asked.off or ("kd" if other else "sft"), on, asked.reward)

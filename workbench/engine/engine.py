@@ -226,7 +226,10 @@ class Engine:
         A `Scored` or a `SparseTeacher` of N rows, sequence after sequence as `score` has them, without gradient.
         """
         if self.external is not None and self.external.recorded:
-            return self.external.recall(prompts, completions, temperature)
+            found = self.external.recall(prompts, completions, temperature)
+            if self.external.anew:  # a server scored them; what was recorded is looked up
+                self.meter.scored("teacher", sum(map(len, completions)), here=False)
+            return found
         return Scored(self.score("teacher", prompts, completions), self.head("teacher", temperature))
 
     @contextlib.contextmanager

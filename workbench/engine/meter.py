@@ -148,6 +148,16 @@ class Meter:
         self._counts: dict[Key, Count] = {}
         self._sums: dict[Key, Tensor] = {}
         self._shapes: dict[tuple[Role, int], Shape] = {}
+        self._counts_now = True
+
+    @contextlib.contextmanager
+    def counting(self, counted: bool) -> Iterator[None]:
+        """Unless `counted`, see nothing while the context lasts: what only fills up is nobody's work."""
+        before, self._counts_now = self._counts_now, counted
+        try:
+            yield
+        finally:
+            self._counts_now = before
 
     @contextlib.contextmanager
     def watching(self, role: Role, model: Any, writing: bool = False) -> Iterator[None]:
@@ -157,6 +167,8 @@ class Meter:
         shape = self._shapes[role, id(model)]
 
         def called(_: Any, args: Any, given: dict[str, Any]) -> None:
+            if not self._counts_now:
+                return
             mode: Mode = "write" if writing else "learn" if torch.is_grad_enabled() else "read"
             ids, mask = given["input_ids"], given.get("attention_mask")
             self._call(role, mode, shape, ids, torch.ones_like(ids) if mask is None else mask)
@@ -179,19 +191,25 @@ class Meter:
         found = torch.stack(sums)  # stays on the device: nobody waits for it
         self._sums[key] = self._sums[key] + found if key in self._sums else found
 
-    def scored(self, role: Role, tokens: int) -> None:
-        """The states of so many completion tokens were asked for, and logits of each are formed."""
+    def scored(self, role: Role, tokens: int, here: bool = True) -> None:
+        """So many completion tokens were scored; `here`: their states were asked for, and logits of each are formed."""
+        if not self._counts_now:
+            return
         mode: Mode = "learn" if role == "student" and torch.is_grad_enabled() else "read"
         count = self._counts.setdefault((role, mode, False), Count())
         count.tokens += tokens
-        count.logits += tokens
+        count.logits += tokens if here else 0
 
-    def wrote(self, role: Role, tokens: int, beside: bool = False) -> None:
-        """So many completion tokens were written; `beside`: by another, in step with this role."""
-        here = any(self._counts.get((role, "write", single), Count()).passes for single in (False, True))
+    def wrote(self, role: Role, tokens: int, beside: bool = False, here: bool = True) -> None:
+        """So many completion tokens were written; `beside`: by another, in step with this role.
+
+        Not `here`: by a server, which forms its own logits. A probe's pass beside it is no sign of them.
+        """
+        if not self._counts_now:
+            return
         count = self._counts.setdefault((role, "write", True), Count())
         count.tokens += 0 if beside else tokens
-        count.logits += tokens if here else 0  # a server forms its own
+        count.logits += tokens if here else 0
 
     def take(self) -> dict[Key, Count]:
         """Everything since the last call."""

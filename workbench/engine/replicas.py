@@ -40,6 +40,12 @@ def split(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def held_bytes(tensors: Iterable[Tensor]) -> int:
+    """What this process holds of them: of a tensor that is split its own part, whose `nbytes` are those of all."""
+    local = (getattr(t, "to_local", lambda t=t: t)() for t in tensors)
+    return sum(int(t.nbytes) for t in local)
+
+
 def part(like: Tensor, value: Tensor) -> Tensor:
     """`value`, which every rank holds whole, laid out as `like` is; as it is where it has another shape."""
     if not split(like) or value.shape != like.shape:

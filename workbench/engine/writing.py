@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from workbench.engine.generating import in_batches
+from workbench.engine.generating import HfGenerator, in_batches
 from workbench.engine.mixing import decode_mixed
 from workbench.engine.sampling import Row, uniforms
 from workbench.engine.speakers import own_end
@@ -27,6 +27,8 @@ def written(
         asked = [requests[i] for i in mine]
         if author == "teacher" and engine.external is not None and engine.external.recorded:
             written = engine.external.write(asked, sampling, engine.pen)
+            if engine.external.anew:  # a server; what was recorded is read and not written
+                engine.meter.wrote("teacher", sum(len(rollout.tokens) for rollout in written), here=False)
         else:
             written = _sampled(engine, author, asked, sampling, stopped, wrote)
         for i, rollout in zip(mine, written, strict=True):
@@ -53,11 +55,13 @@ def _sampled(
     made = dict[int, Rollout]()
     # Either end token ends: in the student's eyes nothing could follow its own.
     ends = engine.stop_ids | engine.speaker(role).stop_ids
-    if any(r.teacher_share > 0.0 for r in requests):
+    mixed = any(r.teacher_share > 0.0 for r in requests)
+    if mixed:
         samples = _mixed(engine, requests, wanted, sampling, stopped)
     else:
         samples = engine.generators[role].generate(wanted, sampling, ends, stopped, told)
-    engine.meter.wrote(role, sum(len(sample.tokens) for sample in samples))
+    here = mixed or isinstance(engine.generators[role], HfGenerator)
+    engine.meter.wrote(role, sum(len(sample.tokens) for sample in samples), here=here)
     rest = enumerate(zip(samples, requests, strict=True))
     return [made[i] if i in made else _rollout(engine, sample, request, role) for i, (sample, request) in rest]
 

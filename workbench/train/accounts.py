@@ -22,6 +22,7 @@ from typing import Any
 from workbench.engine.engine import Engine
 from workbench.engine.machine import Machine, measured
 from workbench.engine.ranks import ALONE, Ranks
+from workbench.engine.replicas import held_bytes
 from workbench.train.report import BESIDE, Phases
 from workbench.train.spending import Spent
 
@@ -114,8 +115,7 @@ def of(engine: Engine, phases: Phases) -> Accounts:
     machine = measured(engine.student, engine.settings.device)
     engine.meter.take()  # what was computed before belongs to nobody
     phases.begin(engine.meter)
-    size = sum(p.nbytes for p in engine.parameters().values())
-    return Accounts(machine, phases, size, engine.ranks)
+    return Accounts(machine, phases, held_bytes(engine.parameters().values()), engine.ranks)
 
 
 class Accounts:
@@ -124,7 +124,7 @@ class Accounts:
     price = Price()
 
     def __init__(self, machine: Machine, phases: Phases, trained_bytes: int, ranks: Ranks = ALONE) -> None:
-        """`phases` is the run's, its meter set; `trained_bytes` of the weights that the optimizer moves."""
+        """`phases` is the run's, its meter set; `trained_bytes` of the weights that the optimizer moves here."""
         self.machine, self._ranks = machine, ranks
         self._phases, self._trained_bytes = phases, trained_bytes
         self._book: dict[str, Tally] = {}

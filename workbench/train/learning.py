@@ -72,7 +72,7 @@ def _pass(
         if course.stopped():
             engine.updates.forget()
             return None
-        with engine.replicas.accumulating(last=left == 0):
+        with engine.replicas.accumulating(last=left == 0), engine.meter.counting(counted):
             with course.phases("score"):
                 loss, signal = objective(recipe, engine, batch, counts)
             signals += [course.look(signal)] if counted else []

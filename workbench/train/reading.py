@@ -34,7 +34,8 @@ def read(recipe: Recipe, engine: Engine, kept: Sequence[Entry]) -> list[Reading]
     def mine(places: Sequence[int]) -> list[Reading]:
         own, found = [kept[i] for i in places], dict[int, Reading]()
         for batch, counted in engine.ranks.level(micro_batches(own, engine.settings.micro_tokens), shortest(kept)):
-            readings = list(_readings(recipe, engine, batch))
+            with engine.meter.counting(counted):
+                readings = list(_readings(recipe, engine, batch))
             found |= zip(map(id, batch), readings, strict=True) if counted else ()
         return [found[id(entry)] for entry in own]
 

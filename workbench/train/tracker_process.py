@@ -37,10 +37,6 @@ class Tracker(Protocol):
         """Numbers of a step."""
         ...
 
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with the same keys."""
-        ...
-
     def finish(self) -> None:
         """Close it."""
         ...
@@ -93,10 +89,6 @@ class Trackio:
         """See `Tracker`."""
         self._module.log(dict(values), step=step)
 
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `Tracker`."""
-        _table(self._module, step, name, rows)
-
     def finish(self) -> None:
         """See `Tracker`."""
         self._module.finish()
@@ -122,20 +114,9 @@ class Wandb:
         """See `Tracker`."""
         self._module.log(dict(values), step=step)
 
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `Tracker`."""
-        _table(self._module, step, name, rows)
-
     def finish(self) -> None:
         """See `Tracker`."""
         self._module.finish()
-
-
-def _table(module: Any, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(rows[0]) if rows else []
-    made = module.Table(columns=columns, data=[[row[c] for c in columns] for row in rows])
-    # The step is part of the key: under a fixed one only the last table is shown.
-    module.log({f"{name}/{step:08d}": made}, step=step)
 
 
 class TensorBoard:
@@ -159,11 +140,6 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `Tracker`."""
-        for i, row in enumerate(rows):
-            self._writer.add_text(f"{name}/{step:08d}/{i}", "\n\n".join(f"{k}: {v}" for k, v in row.items()), step)
 
     def finish(self) -> None:
         """See `Tracker`."""

@@ -7,29 +7,24 @@ stays there. The run puts calls into a queue and never waits for it, but for `FI
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import math
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from workbench.text import printable
 from workbench.train.reporting import plain
 
 TRACKER_LOG = "tracker.log"
 """In the run's logs/: what the library printed."""
-CELL = 4096
-"""Characters of a tracker's table cell: their servers refuse or hang on more."""
 WAITING = 1000
 """Calls that may wait for a slow tracker; more are dropped and counted."""
 SILENT = 60.0
@@ -84,12 +79,6 @@ class Tracking:
         found = {k: float(v) for k, v in values.items() if isinstance(v, (int, float)) and k != "step"}
         numbers = {k: v for k, v in found.items() if math.isfinite(v)}
         self._call("scalars", step, numbers)
-
-    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as text: one type a column, cells capped, nothing in them obeyed."""
-        safe = printable if self._kind == "wandb" else markdown
-        cells = [{printable(k): safe(v, lines=True)[:CELL] for k, v in row.items()} for row in rows]
-        self._call("table", step, name, cells)
 
     def finish(self) -> None:
         """Close it; one that has not sent everything after `FINISH` seconds is ended, and that is said."""
@@ -172,8 +161,3 @@ class Tracking:
             self._told.add(about)
             where = f" What it printed: logs/{TRACKER_LOG}" if failed and "pip install" not in text else ""
             self._warn(plain(f"tracker {self._kind} {text}")[:2000] + where)
-
-
-def markdown(text: object, *, lines: bool = False) -> str:
-    """For trackers that render cells: an image in a model's text must not be fetched."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~&<>])", r"\\\1", html.escape(printable(text, lines=lines)))
