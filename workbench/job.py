@@ -115,7 +115,7 @@ class Job:
         for finding in found.warnings:
             self.reporter.note(f"{finding.name}: {finding.text}")
         if config.device == "auto" and engine.settings.device.type == "cpu" and trained(engine) > 1e9:
-            needs = estimate(engine, self.planned, config.keep)
+            needs = estimate(engine, self.planned, config.keep, served=config.engine == "vllm")
             self.reporter.note(f"a model above 1B on a CPU: {needs.lines()[-1].split(maxsplit=1)[1]}")
         folder = None if self.directory is None else self.directory.path
         gap = self.directory.run_json.get("first_gap") if self.directory and config.resume else None
@@ -126,7 +126,7 @@ class Job:
                 f"weights that did not arrive are noticed from {MARGIN * served['first_gap']:.2g} on"
             )
         if self.directory is None:
-            needs = estimate(engine, self.planned, config.keep)
+            needs = estimate(engine, self.planned, config.keep, served=config.engine == "vllm")
             self.reporter.header([*needs.lines(), f"output         {output_state(config)}"])
             self.reporter.result("", to_toml(config))
             return 0
