@@ -32,8 +32,8 @@ GREEDY = ["--temperature", "1", "--top-p", "1", "--set", "sampling.top_k=1"]
 OPSD = ["-m", "workbench.opsd"]
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TOLERANCE = {"two ranks": 1e-4, "HTTP double": 1e-5, "vLLM server": 1e-3}
-"""Largest difference in a loss, as a share of it. Gradients summed in another order, and a server's own attention, differ
-from ours in the sixth digit, and a step learns from the one before: by the fourth that has grown."""
+"""Largest difference in a loss, as a share of it. Gradients summed in another order, and a server's own attention,
+differ from ours in the sixth digit, and a step learns from the one before: by the fourth that has grown."""
 
 
 @dataclass(frozen=True)

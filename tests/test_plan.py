@@ -101,7 +101,7 @@ def test_a_plan_that_cannot_be_meant(flags, words, capsys) -> None:
 
 
 def test_a_plan_is_made_by_one_process(monkeypatch, capsys) -> None:
-    for name, value in (TOLD | {"RANK": "0"}).items():  # the first one speaks
+    for name, value in (TOLD | {"RANK": "0", "LOCAL_RANK": "0"}).items():  # the first one speaks
         monkeypatch.setenv(name, value)
     assert plan.main(["--budget", "1h"]) == 2
     assert "workbench.plan runs in one process" in " ".join(capsys.readouterr().err.split())
