@@ -14,6 +14,7 @@ from torch import Tensor
 from verifiers import Status, Verdict
 from workbench.divergence import Head, Scored
 from workbench.engine.engine import EngineSettings
+from workbench.engine.meter import Meter
 from workbench.engine.ranks import ALONE
 from workbench.parts.schedules import Clock, Memory
 from workbench.recipe import Recipe
@@ -69,7 +70,7 @@ class Board:
 
     def __init__(self, written: Sequence[Written], scale: float = 1.0, words: str = "abcdefgh") -> None:
         self.written, self.scale, self.words = written, scale, words
-        self.settings, self.ranks = EngineSettings(), ALONE
+        self.settings, self.ranks, self.meter = EngineSettings(), ALONE, Meter()
 
     def entries(self) -> list[Entry]:
         return [Entry(w.judged(k), (k,), (k,)) for k, w in enumerate(self.written)]
