@@ -117,7 +117,7 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
     held = {"weights": weights, "teacher": teacher, "program": max(0, resident_bytes() - weights - teacher)}
     prompt, other = _prompts(engine, planned, recipe)
     wide = max(prompt, other) + recipe.sampling.max_new_tokens
-    rows = min(engine.settings.decode_rows, _rollouts(recipe))
+    rows = min(engine.settings.decode_rows, recipe.completions)
     positions = rows * (prompt + recipe.sampling.max_new_tokens)
     moments = {"optimizer": 2 * trained}
     writing = {
@@ -126,7 +126,7 @@ def _memory(engine: Engine, planned: Plan, recipe: Recipe) -> dict[str, Parts]:
         "packed weights": packed_bytes(base_model(engine.student)),
         "sampling": rows * config.vocab_size * _SAMPLING,
     }
-    tokens = min(engine.settings.micro_tokens, _rollouts(recipe) * wide)
+    tokens = min(engine.settings.micro_tokens, recipe.completions * wide)
     ends = {id(p): p for p in (engine.head("student").weight, base_model(engine.student).get_input_embeddings().weight)}
     learning = {
         "gathered weights": _whole_bytes(ends.values()) - held_bytes(ends.values()),
@@ -195,7 +195,7 @@ def _sent_bytes(engine: Engine) -> Parts:
 
 def _seconds(engine: Engine, planned: Plan, recipe: Recipe, machine: Machine) -> dict[str, float]:
     """Phase -> seconds of a step whose completions all take the room they have."""
-    n, room = _rollouts(recipe), recipe.sampling.max_new_tokens
+    n, room = recipe.completions, recipe.sampling.max_new_tokens
     found = {}
     authors: list[Author] = [a for a in ("student", "teacher") if a in recipe.rollouts.authors]
     writers = [a for a in authors if a == "student" or engine.external is None or not engine.external.recorded]
@@ -225,7 +225,7 @@ def _learnt(engine: Engine, planned: Plan, recipe: Recipe, authors: list[Author]
         authors = ["dataset"]
     room = recipe.sampling.max_new_tokens
     wide = max(_prompts(engine, planned, recipe)) + room
-    n = max(1, min(_TOKENS // wide, _rollouts(recipe)))
+    n = max(1, min(_TOKENS // wide, recipe.completions))
     judged = []
     for i in range(n):
         problem = planned.train[i % len(planned.train)]
@@ -250,7 +250,7 @@ def _learnt(engine: Engine, planned: Plan, recipe: Recipe, authors: list[Author]
     for _ in range(2):  # the first time pays for fresh memory
         took = _took(score, engine), _took(backward, engine)
     engine.updates.forget()
-    return *took, _rollouts(recipe) / len(kept)
+    return *took, recipe.completions / len(kept)
 
 
 def _took(work: Callable[[], object], engine: Engine) -> float:
@@ -259,12 +259,6 @@ def _took(work: Callable[[], object], engine: Engine) -> float:
     if engine.settings.device.type == "cuda":
         torch.cuda.synchronize(engine.settings.device)
     return time.perf_counter() - start
-
-
-def _rollouts(recipe: Recipe) -> int:
-    """Completions a step."""
-    writers = getattr(recipe.rollouts, "writers", (recipe.rollouts,))
-    return recipe.batch * sum(getattr(writer, "per_problem", 1) for writer in writers)
 
 
 def _prompts(engine: Engine, planned: Plan, recipe: Recipe) -> tuple[int, int]:

@@ -143,7 +143,6 @@ def engine_of(source: Source) -> Engine:
     torch.manual_seed(config.seed)  # an adapter's first factors, which the checkpoint's base is told apart by
     engine = Engine(loaded, adapter=recipe.adapter, refresh=LIVE, settings=settings)
     snapshot.restore_weights(engine, source.checkpoint)
-    engine.updates.skipped = source.checkpoint.state.get("skipped_updates", 0)
     return engine
 
 

@@ -200,9 +200,7 @@ def _failures(rows: Sequence[Mapping[str, Any]], evaluated: Sequence[Mapping[str
     if cut := [row["step"] for row in rows if (row.get("truncated_share") or 0.0) > 0.5]:
         lines.append(f"- in {len(cut)} of {len(rows)} steps more than half of the rollouts were cut")
     if bad := [row["step"] for row in rows if {"loss", "grad_norm"} & set(row.get("bad") or ())]:
-        lines.append(f"- loss or gradient was not finite in {len(bad)} steps (first: {bad[0]})")
-    if skipped := about.engine.updates.skipped:
-        lines.append(f"- {skipped} updates skipped: their gradient was not finite")
+        lines.append(f"- loss or gradient was not finite in {len(bad)} steps (first: {bad[0]}); they changed nothing")
     notes = Counter(inline(note) for row in rows for note in row.get("notes") or ())
     lines += [f"- {text} ({n} times)" for text, n in notes.most_common(5)]
     return "\n".join(lines) or "Nothing was recorded as failed."

@@ -144,10 +144,8 @@ def _planned(
 
 def buy(recipe: Recipe, found: Measurement, seconds: float, share: float, rate: float = 1.0) -> Bought:
     """As many steps of a recipe as fit, and at least one."""
-    writers = getattr(recipe.rollouts, "writers", (recipe.rollouts,))
-    group = sum(getattr(writer, "per_problem", 1) for writer in writers)
     authors = frozenset(recipe.rollouts.authors)
-    a_step = recipe.batch * group * (found.given if authors == {"dataset"} else found.written)
+    a_step = recipe.completions * (found.given if authors == {"dataset"} else found.written)
     a_token = found.costs.of(authors, recipe.needs_teacher, rate)
     return Bought(recipe, share, a_step, a_token, max(1, int(seconds / max(a_step * a_token, 1e-9))))
 

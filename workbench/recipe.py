@@ -187,6 +187,12 @@ class Recipe:
         return shown | ({"solution"} if "dataset" in self.rollouts.authors or validated else frozenset())
 
     @property
+    def completions(self) -> int:
+        """Written a step: for every problem, by every writer."""
+        writers = getattr(self.rollouts, "writers", (self.rollouts,))
+        return self.batch * sum(getattr(writer, "per_problem", 1) for writer in writers)
+
+    @property
     def methods(self) -> tuple[Recipe, ...]:
         """What runs one after the other: the recipe alone, or the stages of a staged one."""
         return (self,)

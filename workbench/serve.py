@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
+from workbench.cli import Arguments, run_command
 from workbench.config import parse_adapter
 from workbench.engine.loading import load
 from workbench.engine.serving.client import refuse_public
 from workbench.engine.serving.publishing import write_folder
-from workbench.errors import UsageError, WorkbenchError
+from workbench.errors import UsageError
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",
@@ -31,7 +32,7 @@ VARIABLES = {
 
 def arguments() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(prog="python -m workbench.serve", description=str(__doc__).split("\n\n")[0])
+    parser = Arguments(prog="python -m workbench.serve", description=str(__doc__).split("\n\n")[0])
     parser.add_argument("--model", default="smollm2", help="as --model of the main job (default: smollm2)")
     parser.add_argument("--python", default=".venv-serve/bin/python", help="the interpreter of vLLM's own environment")
     parser.add_argument("--folder", help="where the model is written (default: .serve/MODEL)")
@@ -100,17 +101,17 @@ def prepared(asked: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder, then become the server. Returns only when it cannot start."""
+    return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: Sequence[str]) -> int:
     asked = arguments().parse_args(argv)
-    try:
-        folder = prepared(asked)
-        line, variables = command(asked, folder), environment(asked)
-    except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    folder = prepared(asked)
     print(f"serving {asked.model} ({folder}). When it is ready, in another terminal:", flush=True)
     print(f"  python -m workbench.opsd --engine vllm --server http://{asked.host}:{asked.port}", flush=True)
-    os.execve(line[0], line, variables)
+    line = command(asked, folder)
+    os.execve(line[0], line, environment(asked))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

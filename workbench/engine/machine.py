@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from workbench.engine.replicas import held
 
 _SIDE, _SIDE_ON_DEVICE = 768, 8192
 """Of the square matrices multiplied."""
@@ -43,7 +44,7 @@ class Machine:
 @torch.no_grad()
 def measured(model: Any, device: torch.device) -> Machine:
     """Time both on `device` with the weights of `model`."""
-    weights = [_here(p.detach()) for p in model.parameters() if p.ndim == 2]
+    weights = [held(p.detach()) for p in model.parameters() if p.ndim == 2]
     on_device = device.type == "cuda"
     kind = torch.bfloat16 if on_device else weights[0].dtype
     side = _SIDE_ON_DEVICE if on_device else _SIDE
@@ -57,12 +58,6 @@ def measured(model: Any, device: torch.device) -> Machine:
             size += weight.nbytes
     read = _best(lambda: [weight @ vector for weight, vector in chosen], device)
     return Machine(2.0 * side**3 / product, size / read)
-
-
-def _here(weight: Tensor) -> Tensor:
-    """What this process holds of a weight that is split among several."""
-    local = getattr(weight, "to_local", None)
-    return weight if local is None else local()
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:

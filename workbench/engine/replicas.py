@@ -40,10 +40,15 @@ def split(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def held(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its own part of one that is split."""
+    local = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
+
+
 def held_bytes(tensors: Iterable[Tensor]) -> int:
     """What this process holds of them: of a tensor that is split its own part, whose `nbytes` are those of all."""
-    local = (getattr(t, "to_local", lambda t=t: t)() for t in tensors)
-    return sum(int(t.nbytes) for t in local)
+    return sum(int(held(t).nbytes) for t in tensors)
 
 
 def part(like: Tensor, value: Tensor) -> Tensor:

@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.disk import sync, write_file
 from workbench.errors import InputError
-from workbench.train.interrupts import disk_error, free_space, sync, write_file
+from workbench.train.interrupts import disk_error, free_space
 from workbench.train.interrupts import lock as lock
 from workbench.train.interrupts import writable as writable
 

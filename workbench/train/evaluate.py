@@ -249,7 +249,8 @@ class HeldOutDivergence:
             rows = token_rows(batch, self._engine.settings.device)
             weight = torch.ones_like(rows.behaviour)
             part = Part(weight=weight, divergence=self.divergence)
-            states = self._states(batch)  # before the head: there it is whole where tensors are split among ranks
+            with self._engine.meter.counting(counted):
+                states = self._states(batch)  # before the head: there it is whole where tensors are split among ranks
             scored = Scored(states, self._engine.head("student", self._temperature))
             values = fused_loss(scored, teacher, rows, [part], Options(grad=False)).values[0]
             pieces = torch.split(values, [len(e.tokens) for e in batch])

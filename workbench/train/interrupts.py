@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from workbench.disk import write_file
 from workbench.errors import Interrupted, ResourceError, UsageError
 
 STOPPING = "stopping after this rollout, saving; again to stop at once"
@@ -263,23 +264,3 @@ def writable(folder: Path) -> None:
         with contextlib.suppress(OSError):
             probe.unlink()
         raise disk_error("output cannot be written", folder, error, 0) from error
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has a file that is already written, or the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync a directory
-            raise
-    finally:
-        os.close(descriptor)

@@ -25,9 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from workbench.disk import sync, write_file
 from workbench.errors import Interrupted, UsageError, nearest
 from workbench.text import printable
-from workbench.train.interrupts import disk_error, identity, lock, read_json, sync, writable, write_file
+from workbench.train.interrupts import disk_error, identity, lock, read_json, writable
 from workbench.train.log_file import logging_to
 from workbench.train.reporting import ENDINGS
 from workbench.train.reporting import RunView as RunView

@@ -54,5 +54,9 @@ def cross_entropy(recipe: Recipe, engine: Engine, problems: Sequence[Problem]) -
     counts = Denominators.of(text, read)
     own = [read[i] for i in engine.ranks.places(problem_ids(read))]
     batches = engine.ranks.level(micro_batches(own, engine.settings.micro_tokens), shortest(read))
-    losses = [(float(objective(text, engine, batch, counts, grad=False)[0]), counted) for batch, counted in batches]
-    return float(sum(engine.ranks.together(lambda: sum(loss for loss, counted in losses if counted))))
+    own_loss = 0.0
+    for batch, counted in batches:
+        with engine.meter.counting(counted):
+            loss = float(objective(text, engine, batch, counts, grad=False)[0])
+        own_loss += loss if counted else 0.0
+    return float(sum(engine.ranks.together(lambda: own_loss)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.disk import sync
 from workbench.engine.embedded import forget_quantisation
 from workbench.engine.heads import base_model
 from workbench.errors import ResourceError
@@ -37,18 +39,13 @@ class Publisher:
 
         Raises ResourceError when the disk is full.
         """
-        target, temporary = self.folder / str(version), self.folder / f".{version}.tmp"
+        target = self.folder / str(version)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            if self.adapter:
-                self._write_adapter(weights, temporary)
-            else:
-                write_untied(self._student, weights, temporary)
-            _settle(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            _fsync(self.folder)
+            with appearing(target) as fresh:
+                if self.adapter:
+                    self._write_adapter(weights, fresh)
+                else:
+                    write_untied(self._student, weights, fresh)
         except OSError as error:
             raise ResourceError(
                 f"weights {version} could not be written to {self.folder} ({error}). The server reads them from there. "
@@ -104,14 +101,9 @@ def write_untied(model: Any, weights: Iterable[tuple[str, Tensor]], folder: Path
 
 def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
     """A model that a server can start on: untied, with its tokenizer; complete or not there."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_untied(model, model.named_parameters(), temporary)
-    tokenizer.save_pretrained(temporary)
-    _settle(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with appearing(folder) as fresh:
+        write_untied(model, model.named_parameters(), fresh)
+        tokenizer.save_pretrained(fresh)
 
 
 def _tied(base: Any) -> tuple[str, str | None]:
@@ -148,17 +140,17 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _settle(folder: Path) -> None:
-    """Readable by the server's user, and on the disk."""
-    for path in folder.iterdir():
-        os.chmod(path, 0o644)
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+@contextlib.contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which is there by one rename once every byte is on the disk; what stood there goes."""
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    for path in fresh.iterdir():
+        os.chmod(path, 0o644)  # the server may be another user
+        sync(path)
+    sync(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    sync(folder.parent)
