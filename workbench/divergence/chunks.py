@@ -91,8 +91,8 @@ class Chunk:
 
     def _compare(self) -> None:
         """Step 3. A single divergence leaves what step 4 needs, where nobody needs the logits again."""
-        head, only = self.call.student.head, len(self.call.parts) == 1 and self.compared[0][1].centre is None
-        kept = self.layout.keeps and only and self.gradients.wanted and head.softcap is None
+        only = len(self.call.parts) == 1 and self.compared[0][1].centre is None
+        kept = self._spends() and only and self.gradients.wanted
         self.asked = replace(self.asked, kept=kept)
         for block in self.layout.passes(measured, self.asked):
             self._count(self.layout.run(measured, self.asked, self._entries(block)), block)
@@ -186,7 +186,11 @@ class Chunk:
         """How blocks of the gradient are made."""
         if self.asked.kept:
             return recalled, self.asked
-        return (compared if self.compared else shared), replace(self.asked, joined=measure)
+        return (compared if self.compared else shared), replace(self.asked, joined=measure, spends=self._spends())
+
+    def _spends(self) -> bool:
+        """Whether tiles may be written over: a cap's slope would be read off the logits."""
+        return self.layout.keeps and self.call.student.head.softcap is None
 
     def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
         """From what; `scales` (K, n), None: 1."""

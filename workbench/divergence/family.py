@@ -52,6 +52,10 @@ class ReverseKL(Divergence):
         """(-r, 0): g = p_S (-r - D)."""
         return -pair.log_ratio, None
 
+    def density(self, pair: Pair) -> Tensor:
+        """-p_S r."""
+        return (pair.student * pair.log_ratio).neg_()
+
     def both(self, pair: Pair) -> tuple[Tensor, Tensor]:
         """One array: c is the divergence itself."""
         density = self.density(pair)

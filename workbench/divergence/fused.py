@@ -63,7 +63,8 @@ def formed(call: Call) -> Loss:
     with torch.no_grad():
         live = call.live()
         work = call if live is None else call.take(live)
-        gradients = Gradients.of(student, len(work.rows.ids), call.dtype) if wanted else Gradients()
+        n = len(work.rows.ids)
+        gradients = Gradients.of(student, n, call.dtype, written=n > 0 and len(parts) > 0) if wanted else Gradients()
         out = assemble(call, live, _compute(work, gradients))
         call.vocabulary.add(gradients.hidden, gradients.down)
         if live is not None and gradients.hidden is not None:
@@ -95,8 +96,10 @@ class _Formed(torch.autograd.Function):
                 " Call fused_loss again."
             )
         stored, ctx.gradients = ctx.gradients, None
-        pairs = zip(stored.all, ctx.dtypes, strict=True)
-        return (None, None, *(None if g is None else g.mul_(upstream).to(dtype) for g, dtype in pairs))
+        # On an accelerator looking at the number would wait for it, which costs more than the pass.
+        as_is = upstream.device.type == "cpu" and upstream.item() == 1.0
+        scaled = [g if g is None or as_is else g.mul_(upstream) for g in stored.all]
+        return (None, None, *(g if g is None else g.to(d) for g, d in zip(scaled, ctx.dtypes, strict=True)))
 
 
 def _compute(call: Call, gradients: Gradients) -> list[Found]:

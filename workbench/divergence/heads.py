@@ -119,14 +119,21 @@ class Gradients:
     up: Tensor | None = None
 
     @classmethod
-    def of(cls, scored: Scored, n: int, dtype: torch.dtype) -> Gradients:
-        """Zeros for what requires grad, with hidden states of n rows."""
+    def of(cls, scored: Scored, n: int, dtype: torch.dtype, written: bool) -> Gradients:
+        """Zeros for what requires grad, with hidden states of n rows.
+
+        `written`: chunks will come, and the first writes the weight's (`begins`), which is read and written less often
+        by two passes over V x H than if it began as zeros.
+        """
 
         def room(x: Tensor | None, *shape: int) -> Tensor | None:
             return x.new_zeros(shape or x.shape, dtype=dtype) if x is not None and x.requires_grad else None
 
         hidden = room(scored.hidden, n, scored.hidden.shape[1])
-        return cls(hidden, *map(room, scored.head.tensors))
+        weight, *others = scored.head.tensors
+        if not written or weight is None or not weight.requires_grad:
+            return cls(hidden, room(weight), *map(room, others))
+        return cls(hidden, torch.empty_like(weight, dtype=dtype), *map(room, others))
 
     @property
     def all(self) -> tuple[Tensor | None, ...]:
@@ -144,8 +151,13 @@ class Gradients:
         return self.hidden is not None or self.down is not None
 
 
-def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """`a @ b` into `out` (float32 or float64); low-precision operands stay as they are where that is possible."""
+def begins(rows: slice) -> bool:
+    """Whether these rows of a call are those whose products overwrite the weight's gradient."""
+    return rows.start == 0
+
+
+def product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`out = a @ b` (float32 or float64); low-precision operands stay as they are where that is possible."""
     if a.dtype == b.dtype == out.dtype:
         return torch.mm(a, b, out=out)
     if a.is_cuda and a.dtype == b.dtype:
@@ -170,9 +182,10 @@ def multiply(scored: Scored, operand: Tensor, exact: Tensor, gradients: Gradient
     """
     head, low_rank = scored.head, scored.head.low_rank
     if gradients.hidden is not None:
-        product(operand, head.weight, gradients.hidden[rows])
+        product(gradients.hidden[rows], operand, head.weight)
     if gradients.weight is not None:
-        accumulate(gradients.weight, operand.t(), scored.hidden.to(head.weight.dtype))
+        into = product if begins(rows) else accumulate
+        into(gradients.weight, operand.t(), scored.hidden.to(head.weight.dtype))
     if gradients.bias is not None:
         gradients.bias += exact.sum(0)
     if low_rank is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workbench.divergence.family import EntryClipped
 from workbench.divergence.heads import Form, outer, settle, uncap
-from workbench.divergence.pair import Coefficient, Divergence, Pair, exp_
+from workbench.divergence.pair import Coefficient, Divergence, Pair, exp_of, lowered, per_nat, raised_
 
 
 class Entries(NamedTuple):
@@ -45,6 +45,8 @@ class Asked:
     """Whether values are measured while the gradient is made: nothing of it waits for them."""
     kept: bool = False
     """Whether `measured` leaves p_S and p_S A - p_T B of the only divergence in place of the logits, for `recalled`."""
+    spends: bool = False
+    """Whether the gradient's pass may write over the student's logits as soon as it has read them."""
 
     @property
     def clipped(self) -> tuple[EntryClipped, ...]:
@@ -85,9 +87,10 @@ def prepared(asked: Asked, entries: Entries) -> tuple[Tensor | None, ...]:
 def measured(asked: Asked, entries: Entries) -> Sums:
     """Values, and every c that is a sum."""
     pair = asked.pair(entries)
+    if asked.kept:
+        pair.spend()
     sums, push = _measured(asked, pair)
     if asked.kept and push is not None and entries.teacher is not None:
-        entries.student.copy_(pair.student)
         entries.teacher.copy_(push)
     return sums
 
@@ -119,22 +122,25 @@ def _aligned(divergence: EntryClipped, pair: Pair, axis: int) -> Tensor:
 def compared(asked: Asked, entries: Entries, centre: Tensor, scales: tuple[Tensor, ...] | None) -> Made:
     """P_S (sum_k w_k A_k - centre) - p_T sum_k w_k B_k; `scales` are the w_k, None: 1, of the only part."""
     pair = asked.pair(entries)
+    if asked.spends:
+        pair.spend()
+    sums = _measured(asked, pair)[0] if asked.joined else None
     a: Coefficient = None
     b: Coefficient = None
     for k, divergence in enumerate(asked.divergences):
         slope = divergence.slope(pair)
         by = 1.0 if scales is None else scales[k]
         a, b = _plus(a, slope[0], by), _plus(b, slope[1], by)
-    gradient = pair.student * (-centre if a is None else a - centre)
+    extras = [divergence.extra_slope(pair) for divergence in asked.divergences]
+    gradient = pair.student.mul_(-centre if a is None else a - centre)  # its last use: room of its own is a cache miss
     if isinstance(b, Tensor):
         gradient.addcmul_(pair.teacher, b, value=-1.0)
     elif b is not None:
         gradient.sub_(pair.teacher, alpha=b)
-    for k, divergence in enumerate(asked.divergences):
-        extra = divergence.extra_slope(pair)
+    for k, extra in enumerate(extras):
         if extra is not None:
             gradient.add_(extra if scales is None else extra * scales[k])
-    return Made(gradient, _measured(asked, pair)[0] if asked.joined else None)
+    return Made(gradient, sums)
 
 
 def _plus(total: Coefficient, more: Coefficient, by: Tensor | float) -> Coefficient:
@@ -152,7 +158,7 @@ def recalled(asked: Asked, entries: Entries, centre: Tensor, scales: None) -> Ma
 
 def shared(asked: Asked, entries: Entries, amount: Tensor) -> Made:
     """Softmax times a number a token: of sampled parts, and of the tail beside a sparse teacher."""
-    return Made(exp_(entries.student - entries.student_lse).mul_(amount), None)
+    return Made(exp_of(entries.student, entries.student_lse).mul_(amount), None)
 
 
 Making = Callable[..., Made]
@@ -218,7 +224,7 @@ class Look:
 
 
 class Seen(NamedTuple):
-    """Of whole rows (n,): the largest logit, sum e^(z - peak), sum e^(z - peak) (z - peak) if asked."""
+    """Of whole rows (n,): the largest logit, sum e^(z - peak), sum e^(z - peak) (z - peak) if asked; see `Running`."""
 
     peak: Tensor
     total: Tensor
@@ -229,8 +235,8 @@ def scanned(look: Look, z: Tensor, bias: Tensor | None, warmth: Tensor | None) -
     """Row-major products to logits, in place, and what their rows come to. `bias` (V,) is scaled already."""
     if look.form is not None:
         settle(look.form, z, bias, warmth)
-    peak = z.amax(1, keepdim=True)
-    shifted = z - peak
-    powers = exp_(shifted.clone() if look.entropy else shifted)
+    peak = z.amax(1, keepdim=True).mul_(per_nat(z))
+    shifted = lowered(z, peak)
+    powers = raised_(shifted.clone() if look.entropy else shifted)
     moment = (shifted * powers).sum(1) if look.entropy else None
     return Seen(peak.squeeze(1), powers.sum(1, keepdim=True).squeeze(1), moment)

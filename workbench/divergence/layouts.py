@@ -18,6 +18,7 @@ from workbench.divergence import compiled
 from workbench.divergence.heads import (
     LowRank,
     Scored,
+    begins,
     cap,
     floored_bias,
     inner,
@@ -204,7 +205,7 @@ class Columns(Layout):
         if grads.hidden is not None:
             self._hidden().addmm_(head.weight[held].to(self.dtype).t(), gradient)
         if grads.weight is not None:
-            grads.weight[held].addmm_(gradient, self._rows(sink))
+            grads.weight[held].addmm_(gradient, self._rows(sink), beta=0.0 if begins(sink.rows) else 1.0)
         if grads.bias is not None:
             by = gradient if sink.factor is None else gradient * sink.factor
             grads.bias[held] += by.sum(1).mul_(outer(head))
@@ -278,7 +279,7 @@ class Rows(Layout):
     def project(self, scored: Scored, tile: Tensor, running: Running) -> None:
         """The scale is applied in float32, after the product."""
         head, form = scored.head, scored.head.form
-        product(scored.hidden, head.weight.t(), tile)
+        product(tile, scored.hidden, head.weight.t())
         if head.low_rank is not None:
             low = scored.hidden.to(self.dtype) @ head.low_rank.down.to(self.dtype).t() * head.low_rank.scale
             tile.addmm_(low, head.low_rank.up.to(self.dtype).t())

@@ -24,7 +24,8 @@ from torch import Tensor
 LOG_FLOOR = -1e5
 """Log-probs (nats) below this count as this: -inf is a legal input, and 0 * log 0 is 0."""
 
-LOG2_E = math.log2(math.e)
+LOG2_E = torch.tensor(math.log2(math.e), dtype=torch.float32).item()
+"""As float32 has it: whoever multiplies by it and divides again is back where he was."""
 
 Coefficient: TypeAlias = Tensor | float | None
 """What multiplies a probability: per entry, the same for all entries, or zero (None)."""
@@ -69,11 +70,19 @@ class Pair:
         self._mixtures: list[tuple[float, Tensor]] = []
         self._rows = dict(rows or {})
         self._whole: int | None = None
+        self._spent = False
 
     @classmethod
     def of(cls, teacher_logp: Tensor, student_logp: Tensor) -> Pair:
         """From log-probs (..., V), the last axis whole, -inf allowed; no gradient reaches the teacher."""
         return cls(teacher_logp.detach().clamp(min=LOG_FLOOR), student_logp.clamp(min=LOG_FLOOR)).over(-1)
+
+    def spend(self) -> None:
+        """Write p_S over the student's logits. Whatever is asked for later comes from r and the teacher's."""
+        assert self._student_lse is not None
+        _ = self.log_ratio
+        self._spent = True
+        self.student = exp_of(self._student, self._student_lse, out=self._student)
 
     def over(self, axis: int) -> Pair:
         """Itself, now known to hold the whole vocabulary along `axis`: `row` can then be worked out here."""
@@ -107,12 +116,12 @@ class Pair:
     @View
     def teacher(self) -> Tensor:
         """p_T."""
-        return self._teacher.exp() if self._teacher_lse is None else exp_(self._teacher - self._teacher_lse)
+        return self._teacher.exp() if self._teacher_lse is None else exp_of(self._teacher, self._teacher_lse)
 
     @View
     def student(self) -> Tensor:
         """p_S."""
-        return self._student.exp() if self._student_lse is None else exp_(self._student - self._student_lse)
+        return self._student.exp() if self._student_lse is None else exp_of(self._student, self._student_lse)
 
     @View
     def teacher_logp(self) -> Tensor:
@@ -122,6 +131,8 @@ class Pair:
     @View
     def student_logp(self) -> Tensor:
         """The student's log-probs, nats."""
+        if self._spent:
+            return self.teacher_logp - self.log_ratio
         return self._student if self._student_lse is None else self._student - self._student_lse
 
     def held(self, over_student: Tensor) -> Tensor:
@@ -151,14 +162,34 @@ class Pair:
         return exp_(self.bounded_log_ratio.clone()).sub_(1.0).mul_(w).log1p_()
 
 
-def exp_(x: Tensor) -> Tensor:
-    """e^x in place, of a tensor nobody differentiates through.
+def per_nat(x: Tensor) -> float:
+    """In what exponents are counted: nats, but on CPU bits, because torch's float32 exp2 takes a third of its exp."""
+    return LOG2_E if x.dtype == torch.float32 and x.device.type == "cpu" else 1.0
 
-    On CPU 2^(x log2 e): torch's float32 exp2 takes a third of its exp. The error is that of rounding x once more.
+
+def raised_(x: Tensor) -> Tensor:
+    """2^x where `per_nat` counts bits, e^x elsewhere; in place, of a tensor nobody differentiates through."""
+    return x.exp_() if per_nat(x) == 1.0 else x.exp2_()
+
+
+def exp_(x: Tensor) -> Tensor:
+    """e^x in place, of a tensor nobody differentiates through. The error is that of rounding x once more."""
+    by = per_nat(x)
+    return raised_(x if by == 1.0 else x.mul_(by))
+
+
+def lowered(z: Tensor, base: Tensor, out: Tensor | None = None) -> Tensor:
+    """`z` (nats) less `base`, new or in `out`, counted as `per_nat` says. `base` broadcasts.
+
+    One multiply-add, so that only `base` was ever rounded.
     """
-    if x.dtype == torch.float32 and x.device.type == "cpu":
-        return x.mul_(LOG2_E).exp2_()
-    return x.exp_()
+    by = per_nat(z)
+    return torch.sub(z, base, out=out) if by == 1.0 else torch.add(-base, z, alpha=by, out=out)
+
+
+def exp_of(z: Tensor, over: Tensor, out: Tensor | None = None) -> Tensor:
+    """e^(z - over); nobody differentiates through it. The error is that of rounding `over`, common to a row."""
+    return raised_(lowered(z, over * per_nat(z), out))
 
 
 def overflow(dtype: torch.dtype) -> float:

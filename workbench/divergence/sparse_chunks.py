@@ -15,7 +15,7 @@ from torch import Tensor
 from workbench.divergence.chunks import Chunk
 from workbench.divergence.family import EntryClipped
 from workbench.divergence.kernels import Asked, Entries, Making, shared
-from workbench.divergence.pair import Divergence, Pair, exp_
+from workbench.divergence.pair import Divergence, Pair, exp_of
 from workbench.divergence.sparse import SparseTeacher
 from workbench.divergence.tiles import HIDDEN, Apart, Block, Scan, Work
 
@@ -96,7 +96,7 @@ class SparseChunk(Chunk):
 
     def _share(self, block: Block) -> Tensor:
         """Q in the tail, anything elsewhere."""
-        return exp_(block.student - self.layout.row(self.normaliser, block))
+        return exp_of(block.student, self.layout.row(self.normaliser, block))
 
     def _spread(self) -> Tensor:
         """(n,) sum of q^2 over the tail."""

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from workbench.divergence.heads import Gradients
 from workbench.divergence.kernels import Entries
-from workbench.divergence.pair import exp_
+from workbench.divergence.pair import lowered, per_nat, raised_
 
-HIDDEN = -1e30
-"""A logit that is not there: far below any other, and its products with finite numbers stay finite."""
+HIDDEN = -(2.0**100)
+"""A logit that is not there: far below any other; its products with finite numbers stay finite, and are exact, so that
+a block of nothing else still differs from its peak by 0."""
 
 
 class Vocabulary:
@@ -64,23 +65,25 @@ class Scan:
 
 
 class Running:
-    """Log-sum-exp and entropy of n rows of logits that arrive block by block."""
+    """Log-sum-exp and entropy of n rows of logits that arrive block by block; exponents count as `per_nat` says."""
 
     def __init__(self, n: int, like: Tensor, entropy: bool) -> None:
         """Nothing seen yet."""
         self.total = torch.zeros(n, dtype=like.dtype, device=like.device)
         self.peak = torch.full_like(self.total, torch.finfo(like.dtype).min / 4)
         self.moment = torch.zeros_like(self.total) if entropy else None  # sum e^(z - peak) (z - peak)
+        self.by = per_nat(like)
 
     def see(self, z: Tensor, axis: int, rows: slice) -> None:
         """Some more of the vocabulary, for some of the rows."""
         old = self.peak[rows]
-        peak = torch.maximum(old, z.amax(axis))
-        shifted = z - peak.unsqueeze(axis)
-        powers = exp_(shifted.clone() if self.moment is not None else shifted)
-        shrink = (old - peak).exp_()
+        peak = torch.maximum(old, z.amax(axis).mul_(self.by))
+        shifted = lowered(z, peak.unsqueeze(axis))
+        powers = raised_(shifted if self.moment is None else shifted.clone())
+        step = old - peak
+        shrink = raised_(step.clone())
         if self.moment is not None:
-            moved = (self.moment[rows] + self.total[rows] * (old - peak)) * shrink
+            moved = (self.moment[rows] + self.total[rows] * step) * shrink
             self.moment[rows] = moved + shifted.mul_(powers).sum(axis)
         self.total[rows] = self.total[rows] * shrink + powers.sum(axis)
         self.peak[rows] = peak
@@ -96,19 +99,19 @@ class Running:
         peak = vocabulary.highest(self.peak)
         shift = self.peak - peak
         if self.moment is not None:
-            self.moment.add_(self.total * shift).mul_(shift.exp())
-        self.total.mul_(shift.exp_())
+            self.moment.add_(self.total * shift).mul_(raised_(shift.clone()))
+        self.total.mul_(raised_(shift))
         self.peak = peak
         vocabulary.add(self.total, self.moment)
 
     @property
     def normaliser(self) -> Tensor:
-        """Log sum e^z of what has been seen."""
-        return self.total.log() + self.peak
+        """Log sum e^z of what has been seen, nats."""
+        return (self.total.double().log() + self.peak.double() / self.by).to(self.total.dtype)
 
     def scan(self, target: Tensor) -> Scan:
         """The results, when all has been seen."""
-        entropy = None if self.moment is None else self.total.log() - self.moment / self.total
+        entropy = None if self.moment is None else self.total.log() - self.moment / self.total / self.by
         return Scan(self.normaliser, target, entropy)
 
 
