@@ -34,6 +34,7 @@ from workbench.divergence import (
     generic_loss,
     layouts,
     reference_loss,
+    tiles,
 )
 from workbench.errors import UsageError
 from workbench.records import Tokens, TokenStats
@@ -472,6 +473,38 @@ def test_rounding_is_that_of_float32_logits(divergence: Divergence) -> None:
         return float((gradient - truth).norm() / truth.norm())
 
     assert error(fused_loss(student, teacher, rows, parts).loss) < 1.5 * error(rounded)
+
+
+@pytest.mark.parametrize("offset", [0.0, -300.0, 5e3], ids=str)
+def test_statistics_in_float32_wherever_the_logits_are(offset: float, layout: str) -> None:
+    """Log-sum-exp and entropy, counted in bits on the way, to what rounding an offset of this size costs."""
+    at = setting(dtype=torch.float32)
+    for role in (at.student, at.teacher):
+        assert role is not None
+        assert role.head.bias is not None
+        role.head.bias.data += offset
+    close = 4e-6 + 4 * abs(offset) * torch.finfo(torch.float32).eps
+    parts = [Part(at.weight, JSD()), Part(at.weight, sampled=advantage)]
+    agree(at, parts, Options(entropies=True, chunk=16), rtol=2e-5, atol=close)
+
+
+def test_a_block_of_entries_that_are_not_there_adds_nothing(layout: str) -> None:
+    """Also if it comes first: such a logit times a constant is exact, so that its difference from the peak is 0."""
+    z = torch.full((4, 3), tiles.HIDDEN)
+    running = tiles.Running(3, z, entropy=True)
+    for block in (z, torch.zeros(2, 3), z):
+        running.see(block, 0, slice(None))
+    scan = running.scan(torch.zeros(3))
+    torch.testing.assert_close(scan.normaliser, torch.full((3,), math.log(2)))
+    torch.testing.assert_close(scan.entropy, torch.full((3,), math.log(2)))
+
+
+def test_an_upstream_of_one_is_any_other_s_gradient() -> None:
+    at = setting()
+    parts = [Part(at.weight, JSD())]
+    loss, again = (fused_loss(at.student, at.teacher, at.rows, parts, Options(chunk=16)).loss for _ in range(2))
+    for mine, other in zip(torch.autograd.grad(loss, at.parameters()), gradients(at, again), strict=True):
+        torch.testing.assert_close(mine * 1.7, other)
 
 
 # Sampled parts, and clipping.
