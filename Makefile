@@ -44,7 +44,7 @@ serve: $(STAMP) $(SERVE)/installed
 
 # The tests against that server: started on a folder of its own, and stopped afterwards.
 serve-test: $(STAMP) $(SERVE)/installed
-	$(BIN)/python -m pytest -m vllm -s tests/test_vllm.py $(ARGS)
+	$(BIN)/python -m pytest -m vllm -s tests/test_vllm.py tests/test_served_export.py $(ARGS)
 
 # What vLLM for CPUs drags in beside torch does not fit it, and is not needed.
 $(SERVE)/installed: serving/requirements-$(SERVER).txt
