@@ -22,13 +22,14 @@ from verifiers.answers.equivalence import is_placeholder, judge, unreadable
 from verifiers.answers.extract import LONGEST, PROFILES, Extraction, candidates, extract
 from verifiers.consensus import Vote, consensus
 from verifiers.programs import LEVELS as SANDBOX_LEVELS
-from verifiers.programs import SandboxRefused, at_once, check_tests, install, open_sandbox, verify_program
-from verifiers.verdict import STATUSES, Status, Verdict, one_line
+from verifiers.programs import SandboxRefused, at_once, check_tests, check_votes, install, open_sandbox, verify_program
+from verifiers.verdict import STATUSES, Behaviour, Status, Verdict, one_line
 
 __all__ = [
     "PROFILES",
     "SANDBOX_LEVELS",
     "STATUSES",
+    "Behaviour",
     "Extraction",
     "HasAnswer",
     "SandboxRefused",
@@ -38,6 +39,7 @@ __all__ = [
     "at_once",
     "check_gold",
     "check_tests",
+    "check_votes",
     "close",
     "consensus",
     "extract",

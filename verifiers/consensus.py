@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verifiers.answers.equivalence import is_placeholder, judge
+from verifiers.verdict import Behaviour
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class Vote:
     A tie at the top has no majority: the gate that asks for it should reject, not choose by spelling.
     """
 
-    majority: str | None
-    """The winning answer as its first voter wrote it; None without voters and on a tie at the top."""
+    majority: str | Behaviour | None
+    """The winning answer as its first voter wrote it, or what the winning programs do; None without voters and on a
+    tie at the top."""
     members: tuple[int, ...]
     """Indexes of the votes that state the majority answer, in order; empty when there is none."""
     clusters: tuple[tuple[int, ...], ...]
@@ -37,14 +39,15 @@ class Vote:
         return len(self.clusters) > 1 and len(self.clusters[0]) == len(self.clusters[1])
 
 
-def consensus(answers: Sequence[str | None]) -> Vote:
+def consensus(answers: Sequence[str | Behaviour | None]) -> Vote:
     """Cluster answers by equivalence and find the majority.
 
     A vote joins the first cluster whose first member it is equivalent to, so a bare `5` and `5 cm` vote together
-    while `5 cm` and `5 m` do not. Answers that cannot be compared vote alone.
+    while `5 cm` and `5 m` do not. Answers that cannot be compared vote alone. Programs vote with what they do, and
+    never with an answer.
 
     Args:
-        answers: one extracted answer a completion (`Verdict.extracted`), None or empty where there was none.
+        answers: one a completion (`Verdict.vote`), None or empty where there was none.
 
     Returns:
         The vote. Never raises on any text.
@@ -52,7 +55,7 @@ def consensus(answers: Sequence[str | None]) -> Vote:
     clusters: list[list[int]] = []
     n_voters = 0
     for index, answer in enumerate(answers):
-        if answer is None or is_placeholder(answer):
+        if answer is None or (isinstance(answer, str) and is_placeholder(answer)):
             continue
         n_voters += 1
         for cluster in clusters:
@@ -72,5 +75,7 @@ def consensus(answers: Sequence[str | None]) -> Vote:
     )
 
 
-def _agree(one: str | None, other: str) -> bool:
-    return one is not None and (one == other or judge(one, other).status == "correct")
+def _agree(one: str | Behaviour | None, other: str | Behaviour) -> bool:
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or judge(one, other).status == "correct"
+    return one == other

@@ -17,6 +17,13 @@ _JUDGED: frozenset[Status] = frozenset({"correct", "wrong", "unparsed", "no_answ
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """What a program votes with: equal for programs that did the same on the same inputs."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One judgement, complete enough to be shown, counted and stored.
 
@@ -37,6 +44,16 @@ class Verdict:
     for programs."""
     feedback: str = ""
     """What its writer may be told, for programs: free of hidden tests, capped, neutral. Empty where all is right."""
+
+    behaviour: str | None = None
+    """For programs: digest of what it did on the visible inputs, empty where that states nothing; None: no program."""
+
+    @property
+    def vote(self) -> str | Behaviour | None:
+        """What `consensus` counts: the answer as written, or what a program does; None where it has no vote."""
+        if self.behaviour is None:
+            return self.extracted
+        return Behaviour(self.behaviour) if self.behaviour else None
 
     @property
     def score(self) -> float | None:

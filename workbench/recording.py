@@ -193,6 +193,7 @@ def rollout_row(report: StepReport, judged: Judged) -> dict[str, Any]:
         "extracted": verdict.extracted,
         "reason": verdict.reason,
         "level": verdict.level,
+        "behaviour": verdict.behaviour,
         "advantage": judged.advantage,
         "kept": id(rollout) in report.entries,
         "divergence": report.entries.get(id(rollout)),

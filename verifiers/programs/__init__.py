@@ -9,6 +9,7 @@ program run outside a jail, or a hidden test in a text a model may read. Public 
     'print(1)\n'
 """
 
+from verifiers.programs.behaviour import check_votes
 from verifiers.programs.box import Box, Raised, Ran, Returned
 from verifiers.programs.built_in import built_in
 from verifiers.programs.cases import Call, Check, Stdin, Suite, TestsError, check_tests, parse_tests
@@ -36,6 +37,7 @@ __all__ = [
     "at_once",
     "built_in",
     "check_tests",
+    "check_votes",
     "extract_program",
     "feedback",
     "install",

@@ -71,3 +71,7 @@ class Box(Protocol):
     def show(self, found: Any) -> str:
         """`Returned.data` for a person; never calls anything of the program's."""
         ...
+
+    def stated(self, found: Any) -> str | None:
+        """`Returned.data` as one text, the same for all data that is the same; None where it states nothing."""
+        ...

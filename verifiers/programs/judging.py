@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
+from verifiers.programs.behaviour import NO_VOTE, Group, behaviour
 from verifiers.programs.box import Box, Raised, Ran
 from verifiers.programs.cases import Call, Check, Kind, Stdin, Suite
 from verifiers.programs.output import same_output
@@ -55,6 +57,8 @@ class Outcome:
     level: str
     """The isolation it was judged under; empty where none was needed."""
     failure: Failure | None = None
+    behaviour: str = NO_VOTE
+    """Digest of what it did on the visible inputs, whatever is expected there; see `verifiers.programs.behaviour`."""
 
     @property
     def status(self) -> Status:
@@ -83,54 +87,64 @@ def judge_program(suite: Suite, program: str, box: Box) -> Outcome:
         The outcome; `pass` only if every test ran and was compared equal here.
     """
     source, lines_before = _with_preamble(suite, program)
-    level = ""
+    level, did = "", NO_VOTE
     for group in suite.groups:
-        result, level, failure = _RUN[suite.kind](suite, source, group, box)
+        result, level, failure, runs = _RUN[suite.kind](suite, source, group, box)
+        if not group[0].hidden:
+            did = behaviour(suite, group, runs, partial(_run, suite, source, box), box)
         if result != "pass":
-            return Outcome(result, level, _told(failure, lines_before))
-    return Outcome("pass", level)
+            return Outcome(result, level, _told(failure, lines_before), NO_VOTE if result == "infra_error" else did)
+    return Outcome("pass", level, behaviour=did)
 
 
-Group = tuple[Call | Stdin | Check, ...]
-Found = tuple[Result, str, Failure]
+Found = tuple[Result, str, Failure, tuple[Ran, ...]]
+
+
+def _run(suite: Suite, source: str, box: Box, group: Group) -> Ran:
+    """All calls of the group in one process, or its first input."""
+    if isinstance(group[0], Stdin):
+        return box.script(source, group[0].stdin, suite.seconds)
+    cases = cast("tuple[Call, ...]", group)
+    source, name = _entry(suite, source)
+    after = any(case.after is not None for case in cases)
+    return box.call(source, name, tuple(case.arguments for case in cases), suite.seconds, after)
 
 
 def _calls(suite: Suite, source: str, group: Group, box: Box) -> Found:
     cases = cast("tuple[Call, ...]", group)
-    source, name = _entry(suite, source)
-    after = any(case.after is not None for case in cases)
-    ran = box.call(source, name, tuple(case.arguments for case in cases), suite.seconds, after)
+    ran = _run(suite, source, box, group)
     for at, case in enumerate(cases):
         asked = f"{suite.entry_point}({', '.join(map(repr, case.arguments))})"
         failure = Failure(case.index, case.hidden, asked, _wanted(case))
         if at >= len(ran.values):  # the run ended before this call did
-            return _unfinished(ran), ran.level, _with(failure, raised=ran.raised)
+            return _unfinished(ran), ran.level, _with(failure, raised=ran.raised), (ran,)
         value = ran.values[at]
         if isinstance(value, Raised):
-            return "error", ran.level, _with(failure, raised=value)
+            return "error", ran.level, _with(failure, raised=value), (ran,)
         if case.returns and not box.equal(value.data, case.expected):
-            return "wrong", ran.level, _with(failure, got=box.show(value.data))
+            return "wrong", ran.level, _with(failure, got=box.show(value.data)), (ran,)
         if case.after is not None and not box.equal(value.arguments, case.after):
             got = f"arguments afterwards {box.show(value.arguments)}"
-            return "wrong", ran.level, _with(failure, got=got)
+            return "wrong", ran.level, _with(failure, got=got), (ran,)
     # All values are right, but a run that did not end well is no pass.
     last = Failure(cases[-1].index, cases[-1].hidden, raised=ran.raised)
-    return ("pass" if ran.ended == "returned" else _unfinished(ran)), ran.level, last
+    return ("pass" if ran.ended == "returned" else _unfinished(ran)), ran.level, last, (ran,)
 
 
 def _scripts(suite: Suite, source: str, group: Group, box: Box) -> Found:
+    runs: tuple[Ran, ...] = ()
     level, failure = "", Failure(0, False)
-    for case in cast("tuple[Stdin, ...]", group):
-        ran = box.script(source, case.stdin, suite.seconds)
-        level = ran.level
+    for at, case in enumerate(cast("tuple[Stdin, ...]", group)):
+        ran = _run(suite, source, box, group[at:])
+        level, runs = ran.level, (*runs, ran)
         failure = Failure(case.index, case.hidden, case.stdin, case.stdout, ran.stdout, ran.raised)
         if ran.ended != "returned":
-            return _unfinished(ran), level, failure
+            return _unfinished(ran), level, failure, runs
         if ran.exit_status != 0:
-            return "error", level, failure
+            return "error", level, failure, runs
         if not same_output(ran.stdout, case.stdout):
-            return "wrong", level, _with(failure, got=ran.stdout)
-    return "pass", level, failure
+            return "wrong", level, _with(failure, got=ran.stdout), runs
+    return "pass", level, failure, runs
 
 
 def _checks(suite: Suite, source: str, group: Group, box: Box) -> Found:
@@ -140,15 +154,15 @@ def _checks(suite: Suite, source: str, group: Group, box: Box) -> Found:
         ran = box.check(source, name, case.prompt, case.check, suite.seconds)
         level, failure = ran.level, Failure(case.index, case.hidden, raised=ran.raised)
         if ran.ended not in ("returned", "raised"):
-            return _unfinished(ran), level, failure
+            return _unfinished(ran), level, failure, ()
         if ran.ended != "returned" or not ran.passed:
             raised = ran.raised
             if raised is None or raised.name != "AssertionError":
-                return "error", level, failure
+                return "error", level, failure, ()
             # An assertion's line is the check's own, and says what was asked.
             asked = Failure(case.index, case.hidden, _line(case.check, raised.line), raised=Raised(raised.name))
-            return "wrong", level, asked
-    return "pass", level, failure
+            return "wrong", level, asked, ()
+    return "pass", level, failure, ()
 
 
 _RUN: Mapping[Kind, Callable[[Suite, str, Group, Box], Found]] = {

@@ -67,6 +67,10 @@ class Jail:
         """As the sandbox writes plain data."""
         return self._api.show(found)
 
+    def stated(self, found: Any) -> str | None:
+        """As the sandbox tells plain data apart."""
+        return self._api.stated(found)
+
     def close(self) -> None:
         """End its workers."""
         self._sandbox.close()

@@ -13,9 +13,16 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal
 
 RELATIVE, ABSOLUTE = Decimal("1e-6"), Decimal("1e-9")
+
+DIGITS = 9
+"""Significant digits of a number that `stated_output` tells apart."""
+FARTHEST = 28
+"""Digits before the point up to which a number of this many and more is a whole one."""
+LONGEST_STATED = 200_000
+"""Characters of an output that is read for what it states."""
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d{1,400}", re.ASCII)
@@ -47,3 +54,30 @@ def _same_token(one: str, two: str) -> bool:
     if _WHOLE.fullmatch(one) and _WHOLE.fullmatch(two):
         return left.compare(right) == 0 if max(len(one), len(two)) <= 28 else int(one) == int(two)
     return abs(left - right) <= max(ABSOLUTE, RELATIVE * abs(right))
+
+
+def stated_output(found: str) -> str | None:
+    """One text for all outputs that are the same by the table above, but with numbers to `DIGITS` significant digits.
+
+    None where nothing was written, or more than `LONGEST_STATED` characters. Linear.
+    """
+    if not found.strip() or len(found) > LONGEST_STATED:
+        return None
+    return "\n".join(" ".join(map(_stated_token, line.split())) for line in _lines(found))
+
+
+def _stated_token(token: str) -> str:
+    if not _NUMBER.fullmatch(token):
+        return token
+    if _WHOLE.fullmatch(token):
+        return str(int(token))
+    number = Decimal(token)
+    if abs(number) <= ABSOLUTE:
+        return "0"
+    if abs(number) >= 10**FARTHEST:
+        return str(number.normalize(_SHORT))
+    number = number.normalize(_SHORT) if abs(number) < 10**DIGITS else number.to_integral_value()
+    return str(int(number)) if number == number.to_integral_value() else str(number)
+
+
+_SHORT = Context(prec=DIGITS)

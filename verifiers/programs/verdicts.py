@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from verifiers.programs.behaviour import NO_VOTE
 from verifiers.programs.box import Box
 from verifiers.programs.cases import TestsError, parse_tests
 from verifiers.programs.extract import extract_program
@@ -42,7 +43,7 @@ def verify_program(
     try:
         suite = parse_tests(tests)
     except TestsError as refusal:
-        return Verdict("unjudged", found.answer, one_line(str(refusal)))
+        return Verdict("unjudged", found.answer, one_line(str(refusal)), behaviour=NO_VOTE)
     if found.answer is None:
         return Verdict("truncated" if truncated else "no_answer", None, found.rule)
     try:
@@ -50,6 +51,8 @@ def verify_program(
     except SandboxRefused:  # says nothing about the text, and will be so for the next one: no verdict
         raise
     except Exception as failure:  # the promise of this room: a bug of ours is an error verdict, not a lost run
-        return Verdict("error", found.answer, one_line(f"the judge failed: {type(failure).__name__}: {failure}"))
+        why = one_line(f"the judge failed: {type(failure).__name__}: {failure}")
+        return Verdict("error", found.answer, why, behaviour=NO_VOTE)
     reason = one_line(f"{found.rule}: {outcome.reason}")
-    return Verdict(outcome.status, found.answer, reason, outcome.level or "plain", feedback(outcome))
+    told = feedback(outcome)
+    return Verdict(outcome.status, found.answer, reason, outcome.level or "plain", told, outcome.behaviour)

@@ -19,6 +19,7 @@ from verifiers.sandbox.data import Data, DataError, equal, read, show, write
 from verifiers.sandbox.jail import LEVELS, SandboxUnavailable
 from verifiers.sandbox.pool import Pool
 from verifiers.sandbox.programs import Calls, Checked, Ended, Limits, Outcome, Program, Raised, Script, Value
+from verifiers.sandbox.stated import stated
 
 __all__ = [
     "LEVELS",
@@ -39,5 +40,6 @@ __all__ = [
     "equal",
     "read",
     "show",
+    "stated",
     "write",
 ]

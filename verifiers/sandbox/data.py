@@ -230,7 +230,7 @@ def _members(tag: str, a: tuple[Data, ...], b: tuple[Data, ...]) -> list[tuple[D
     if len(a) != len(b):
         return None
     if tag == "set":
-        return [] if sorted(map(_canonical, a)) == sorted(map(_canonical, b)) else None
+        return [] if sorted(map(canonical, a)) == sorted(map(canonical, b)) else None
     if tag != "dict":
         return list(zip(a, b, strict=True))
     found, expected = _pairs(a), _pairs(b)
@@ -259,7 +259,7 @@ def _same_scalar(a: Any, b: Any) -> bool:
 
 
 def _pairs(parts: tuple[Data, ...]) -> list[tuple[str, Data]]:
-    pairs = [(_canonical(key), value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+    pairs = [(canonical(key), value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
     return sorted(pairs, key=_first)
 
 
@@ -267,8 +267,8 @@ def _first(pair: tuple[str, Data]) -> str:
     return pair[0]
 
 
-def _canonical(node: Data) -> str:
-    """One text for all values that Python's == calls equal."""
+def canonical(node: Data) -> str:
+    """One text for all values that Python's == calls equal, a list and a tuple too."""
     tag, payload = node
     if tag == "opaque" or payload != payload:
         return f"never {id(node)}"
@@ -277,11 +277,11 @@ def _canonical(node: Data) -> str:
     if tag == "float" and math.isfinite(payload) and payload == int(payload):
         payload = int(payload)
     if _family(tag) == "set":
-        return "set(" + ",".join(sorted(map(_canonical, payload))) + ")"
+        return "set(" + ",".join(sorted(map(canonical, payload))) + ")"
     if tag in ("list", "tuple"):
-        return "sequence(" + ",".join(map(_canonical, payload)) + ")"
+        return "sequence(" + ",".join(map(canonical, payload)) + ")"
     if tag == "dict":
-        return "dict(" + ",".join(f"{key}:{_canonical(value)}" for key, value in _pairs(payload)) + ")"
+        return "dict(" + ",".join(f"{key}:{canonical(value)}" for key, value in _pairs(payload)) + ")"
     if _family(tag) == "number":
         return f"{int(payload):x}" if isinstance(payload, int) else repr(payload)
     return f"{tag}{payload!r}"

@@ -48,7 +48,8 @@ class Mixed:
 class Consensus:
     """Majority answer or nothing, GATES (arXiv:2602.20574, section 3): no label is looked at.
 
-    The rollouts of `author` vote with their extracted answers, equivalent answers counting as one. With at least
+    The rollouts of `author` vote with their extracted answers, equivalent answers counting as one, or, where they are
+    programs, with what these do on the inputs of the visible tests (`verifiers.programs.behaviour`). With at least
     `votes` for the most frequent answer the voters for it stay, and so do the rollouts of other authors; a tie at
     the top or fewer votes rejects the whole group.
     """
@@ -59,7 +60,7 @@ class Consensus:
     def __call__(self, group: list[Judged]) -> list[Judged]:
         """The majority's rollouts and the other authors', or []."""
         voters = [j for j in group if j.rollout.author == self.author]
-        vote = consensus([j.verdict.extracted for j in voters])
+        vote = consensus([j.verdict.vote for j in voters])
         if vote.majority is None or len(vote.members) < self.votes:
             return []
         chosen = {id(voters[i]) for i in vote.members}

@@ -16,7 +16,7 @@ from typing import Any
 from workbench.errors import InputError
 from workbench.text import printable
 
-TEXTS = ("problem", "question", "author", "text", "stop", "status", "extracted", "reason", "level")
+TEXTS = ("problem", "question", "author", "text", "stop", "status", "extracted", "reason", "level", "behaviour")
 INTEGERS = ("step", "index", "weights_version")
 REALS = ("score", "advantage")
 SERIES = ("divergence", "sampler_logp")

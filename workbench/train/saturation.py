@@ -68,7 +68,7 @@ def _answers(groups: Sequence[Sequence[Judged]]) -> dict[str, float]:
     """How much the answers differ, and what the majority is worth."""
     if not groups:
         return {}
-    votes = [(group, consensus([j.verdict.extracted for j in group])) for group in groups]
+    votes = [(group, consensus([j.verdict.vote for j in group])) for group in groups]
     out = {"consensus_agreement": statistics.fmean(vote.agreement for _, vote in votes)}
     spread = [(len(vote.clusters) - 1) / (vote.n_voters - 1) for _, vote in votes if vote.n_voters > 1]
     if spread:

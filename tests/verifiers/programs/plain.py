@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from verifiers.programs import Raised, Ran, Returned
+from verifiers.sandbox import read, stated, write
 
 _CALLS = """
 import sys, json, ast, io
@@ -104,6 +105,9 @@ class PlainBox:
 
     def show(self, found: Any) -> str:
         return repr(found)
+
+    def stated(self, found: Any) -> str | None:
+        return stated(read(write(found)))
 
     def _python(self, source: str, stdin: str, seconds: float) -> subprocess.CompletedProcess[str] | None:
         try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from verifiers import Verdict, consensus
+from verifiers import Behaviour, Verdict, consensus
 from workbench.errors import UsageError
 from workbench.inspector.diagnostics.classes import runs
 from workbench.train.intervals import Estimate, bootstrap_mean, bootstrap_share, pass_at_k
@@ -21,7 +21,7 @@ class Diversity:
     pass_at: Mapping[int, Estimate]
     """k -> the unbiased estimate, averaged over problems with k judged rollouts or more; its n says how many."""
     answers: Estimate
-    """Different final answers a problem, equivalent spellings counted once."""
+    """Different final answers a problem, equivalent spellings counted once; programs by what they do."""
     solutions: Estimate | None
     """Different ways to solve a problem; None without texts."""
 
@@ -57,14 +57,17 @@ def diversity(
         groups = {key: group for key, group in judged.items() if len(group) >= k}
         values = {key: [pass_at_k(len(g), sum(v.correct for v in g), k)] for key, g in groups.items()}
         curve[k] = bootstrap_share(values, seed=seed)
-    answers = {key: [float(distinct_answers([v.extracted for v in g]))] for key, g in judged.items() if g}
+    answers = {key: [float(distinct_answers([v.vote for v in g]))] for key, g in judged.items() if g}
     ways = {key: [float(distinct_solutions(group))] for key, group in (texts or {}).items() if group}
     solutions = None if texts is None else bootstrap_mean(ways, seed=seed, unit="a problem")
     return Diversity(curve, bootstrap_mean(answers, seed=seed, unit="a problem"), solutions)
 
 
-def distinct_answers(answers: Sequence[str | None]) -> int:
-    """How many different answers a group states; equivalent ones (`1/2`, `0.5`) are one, none is no answer."""
+def distinct_answers(answers: Sequence[str | Behaviour | None]) -> int:
+    """How many different answers a group states; equivalent ones (`1/2`, `0.5`) are one, none is no answer.
+
+    Programs that do the same on the visible inputs are one (`Verdict.vote`).
+    """
     return len(consensus(answers).clusters)
 
 

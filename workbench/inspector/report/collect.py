@@ -117,7 +117,8 @@ def stored_config(path: Path) -> RunConfig:
 
 def verdict_of(row: Mapping[str, Any]) -> Verdict:
     """The verdict of a line of rollouts.jsonl."""
-    return Verdict(row["status"], row.get("extracted"), row.get("reason") or "")
+    said = (row["status"], row.get("extracted"), row.get("reason") or "")
+    return Verdict(*said, behaviour=row.get("behaviour"))
 
 
 def _spread(paths: Sequence[Path], most: int) -> list[Path]:
