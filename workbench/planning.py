@@ -11,6 +11,7 @@ import verifiers
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError, nearest
 from workbench.overrides import apply_set
+from workbench.parts.gates import Consensus
 from workbench.problems import ProblemSet, check_needs, graded, load, pair_with_others, parse_columns
 from workbench.recipe import Recipe
 from workbench.recipes import ALL, FOR_MODEL
@@ -124,9 +125,10 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
         found = found.with_held_out(min(config.eval_problems, own))
     check_needs(found, recipe.requires, f"recipe {recipe.name} shows the teacher")
     train, lost = graded(found.train, verifiers.check_gold)
+    train, mute = _voting(recipe, train)
     held_out, lost_too = graded(found.held_out, verifiers.check_gold)
     if not train:
-        why = lost[0] if lost else "The source is empty."
+        why = next(iter((*mute, *lost)), "The source is empty.")
         raise InputError(
             f"no problem is left to train on. {why} Give --problems with answers that a verifier can read."
         )
@@ -134,7 +136,21 @@ def settle_problems(config: RunConfig, setting: Setting) -> tuple[ProblemSet, tu
         train = pair_with_others(train)
         held_out = pair_with_others(held_out) if held_out else held_out
     said = sandboxed((*train, *held_out), config.sandbox)
-    return replace(found, train=train, held_out=held_out), (*lost, *lost_too, *said)
+    return replace(found, train=train, held_out=held_out), (*lost, *mute, *lost_too, *said)
+
+
+def _voting(recipe: Recipe, problems: tuple[Problem, ...]) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+    """Without the problems on whose programs a vote could never agree, and one line that says so."""
+    if not any(isinstance(gate, Consensus) for method in recipe.methods for gate in method.gates):
+        return problems, ()
+    reasons = {p.id: why for p in problems if (why := verifiers.check_votes(p.tests)) is not None}
+    if not reasons:
+        return problems, ()
+    said = (
+        f"{len(reasons)} of {len(problems)} problems have programs that cannot vote (first: id {next(iter(reasons))}): "
+        f"left out. {next(iter(reasons.values()))} Consensus compares values or output on the inputs of visible tests."
+    )
+    return tuple(p for p in problems if p.id not in reasons), (said,)
 
 
 def sandboxed(problems: Sequence[Problem], level: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@
 | LiveCodeBench | `public_test_cases` | stdin or calls of `Solution`; public ones visible, private ones hidden |
 
 Kept from each set is what its own harness compares: MBPP's assertions stay assertions, in which a list is no tuple.
-APPS writes an expected value as a list of one; where every expected value is one, it is taken out.
+APPS writes an expected value as a list of one; where every expected value is one, it is taken out. A `document` that
+somebody added to the rows stays with them.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ def layout_of(names: Sequence[str]) -> str | None:
 def adapted(row: Row, layout: str) -> dict[str, Any]:
     """The row with our columns. Raises TestsError where its tests cannot be read."""
     try:
-        return _ADAPTERS[layout](row)
+        ours = _ADAPTERS[layout](row)
     except (KeyError, TypeError, ValueError, IndexError, SyntaxError, RecursionError) as error:
         if isinstance(error, TestsError):
             raise
         raise TestsError(
             f"The row is not as {layout} publishes it ({type(error).__name__}: {str(error)[:80]})."
         ) from error
+    return ours | ({"document": row["document"]} if row.get("document") else {})
 
 
 def _humaneval(row: Row) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from verifiers.programs import TestsError, built_in
 from verifiers.programs.adapters import adapted, layout_of
 from workbench.errors import UsageError, nearest
+from workbench.problems.manual import manual_pages
 from workbench.problems.reading import Row, Rows
 from workbench.records import Problem
 
@@ -47,6 +48,7 @@ def _problem(row: Row) -> Problem:
         id=f"code-{row['id']}",
         question=row["question"],
         solution=row["solution"],
+        document=manual_pages(row["solution"]),
         tests=tuple(json.dumps(test, ensure_ascii=False) for test in row["tests"]),
         difficulty=row["difficulty"],
     )

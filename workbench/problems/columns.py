@@ -23,6 +23,7 @@ from workbench.problems.chats import (
     whole_text,
     why_refused,
 )
+from workbench.problems.manual import manual_pages
 from workbench.problems.reading import Row, Rows
 from workbench.records import Problem
 
@@ -131,15 +132,16 @@ def problem_from(row: Row, place: str, columns: ColumnMap, default_id: str) -> P
         if columns.worked:
             solution = _clean(answer.rpartition("####")[0].rstrip()) if found else answer
         answer = _clean(found) or (answer if own_column else None)
+    tests = _tests(pick(row, columns.columns.get("tests")))
     return Problem(
         id=text("id") or default_id,
         question=question,
         answer=answer,
         solution=solution,
-        document=text("document"),
+        document=text("document") or (manual_pages(solution) if tests else None),
         demonstration=text("demonstration"),
         feedback=text("feedback"),
-        tests=_tests(pick(row, columns.columns.get("tests"))),
+        tests=tests,
         difficulty=text("difficulty"),
         template_kwargs=_kwargs(pick(row, columns.columns.get("chat_template_kwargs")), place),
     )

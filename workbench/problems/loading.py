@@ -264,8 +264,8 @@ def _sums(options: str, limit: int | None, seed: int) -> ProblemSet:
 
 def _code(source: str, options: str, limit: int | None) -> ProblemSet:
     train, held_out = code_problems(options, limit)
-    mapping = "packaged: programs judged by their tests"
-    return ProblemSet(train, held_out, source, mapping, ("question", "solution", "tests", "difficulty"))
+    mapping = "packaged: programs judged by their tests; document=manual entries on what the solution uses"
+    return ProblemSet(train, held_out, source, mapping, ("question", "solution", "document", "tests", "difficulty"))
 
 
 def _family(source: str, limit: int | None, seed: int) -> ProblemSet:
