@@ -79,8 +79,6 @@ Raise|raise ValueError(text): ends what runs with an exception.
 Yield|yield value: hands out one value and waits until the next is asked for.
 ClassDef|class Name: makes a kind of object; __init__(self, ...) sets up a new one, self holds what it keeps.
 BoolOp|a and b, a or b: tests joined; the second is looked at only where the first does not decide.
-Compare|a < b <= c: comparisons may be chained; lists, tuples and texts are compared item by item.
-Assign|a, b = b, a: several names are set at once, after all values on the right are known.
 len()|len(items): how many there are.
 range()|range(start, stop, step): whole numbers from start up to stop, which is not one of them.
 int()|int(text): the whole number that a text spells; int(text, 2) reads it in base 2.

@@ -9,7 +9,6 @@ import sys
 from typing import Any
 
 from verifiers.programs import Raised, Ran, Returned
-from verifiers.sandbox import read, stated, write
 
 _CALLS = """
 import sys, json, ast, io
@@ -100,14 +99,17 @@ class PlainBox:
         if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
             return len(found) == len(expected) and all(map(self.equal, found, expected))
         if isinstance(found, float) or isinstance(expected, float):
-            return isinstance(found, int | float) and abs(found - expected) <= 1e-6 * abs(expected)
+            both = isinstance(found, int | float) and isinstance(expected, int | float)
+            return both and abs(found - expected) <= 1e-6 * abs(expected)
         return bool(found == expected)
 
     def show(self, found: Any) -> str:
         return repr(found)
 
     def stated(self, found: Any) -> str | None:
-        return stated(read(write(found)))
+        from verifiers import sandbox  # on Linux alone; the rest of this box runs anywhere
+
+        return sandbox.stated(sandbox.read(sandbox.write(found)))
 
     def _python(self, source: str, stdin: str, seconds: float) -> subprocess.CompletedProcess[str] | None:
         try:
