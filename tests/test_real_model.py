@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from verifiers import SandboxRefused, open_sandbox
 from workbench import opsd
 from workbench.train.run_directory import read_jsonl
 
@@ -50,3 +51,19 @@ def test_recipes_run_on_the_embedded_model(here: Path, recipe: str, adapter: str
     more = ["--batch", "2", "--group", "4", "--set", "gates.0.votes=2"] if recipe == "gates" else []
     assert opsd.main([*SMALL, "--name", "a", "--recipe", recipe, "--adapter", adapter, *more]) == 0
     assert json.loads(Path("runs/a/status.json").read_text())["phase"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["bwrap", "landlock"])
+def test_gates_runs_on_programs(here: Path, level: str) -> None:
+    """Sampled close to greedily, so that a model this small agrees with itself on some program."""
+    try:
+        open_sandbox(level)
+    except SandboxRefused as refusal:
+        pytest.skip(str(refusal))
+    command = [*SMALL, "--name", "a", "--recipe", "gates", "--problems", "code:difficulty=easy", "--sandbox", level]
+    more = "--limit 2 --batch 2 --group 4 --temperature 0.3 --max-new-tokens 160 --eval-problems 1 --eval-tokens 64"
+    assert opsd.main([*command, *more.split(), "--set", "gates.0.votes=2"]) == 0
+    rollouts = read_jsonl(Path("runs/a/rollouts.jsonl"))
+    assert {row["level"] for row in rollouts} <= {"plain", level}
+    assert all(row["behaviour"] for row in rollouts if row["kept"] and row["author"] == "teacher")
