@@ -110,6 +110,7 @@ def test_outputs_vote_as_they_are_compared_and_after_the_first_wrong_one_too(jai
     keys = [right, *(key_of(LINES, program, jailed) for program in (*wrong, *both, *fails))]
     assert "" not in keys
     assert len(set(keys)) == len(keys)
+    assert key_of(LINES, READ + "print(a + b); 1 / 0", PlainBox()) == "", "a box that tells a status, and no ending"
     assert {key_of(LINES, text, jailed) for text in ("pass", "print()", "1 / 0", READ + "while True: pass")} == {""}
 
 
