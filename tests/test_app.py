@@ -399,6 +399,23 @@ def test_the_first_paint_needs_no_run(demo) -> None:
     assert demo.get_config_file()["title"] == "OPSD workbench"
 
 
+def test_the_page_asks_for_the_chosen_theme_before_it_paints_and_keeps_its_policy(demo) -> None:
+    import httpx
+
+    from workbench.screens.look import KEPT, look
+
+    async def answers() -> list[httpx.Response]:
+        served = serving.application(demo, look=look(), users=None, address=("127.0.0.1", 7860))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://127.0.0.1") as client:
+            return [await client.get(path, headers={"Accept-Encoding": "br, gzip"}) for path in ("/", "/theme.css")]
+
+    page, other = asyncio.run(answers())
+    assert page.text.index(KEPT) < page.text.index("</head>") < page.text.index("<gradio-app")
+    assert int(page.headers["content-length"]) == len(page.content)
+    assert {r.headers["content-security-policy"] for r in (page, other)} == {serving.POLICY}
+    assert "opsd-theme" not in other.text
+
+
 # -- lint ----------------------------------------------------------------------------------------------------------
 
 FORBIDDEN = {

@@ -10,6 +10,7 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
+from workbench.screens.look import THEME
 from workbench.screens.polling import LIVELY, PLACED, TOLD
 from workbench.screens.stage import Opening, Stage, opening
 
@@ -31,7 +32,6 @@ OPEN = """(view) => {
   if (tab && !window.opsdChose) { tab.click(); }
 }"""
 """Whoever chose a screen while the page's first answer was on its way is not called back from it."""
-THEME = "() => { document.body.classList.toggle('dark'); }"
 
 
 @dataclass(frozen=True)
