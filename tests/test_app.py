@@ -21,7 +21,7 @@ import app
 from workbench.cli import parse
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError
-from workbench.screens import children, curves, form, links, polling, rollout_index, run_table, serving
+from workbench.screens import children, curves, form, links, polling, rollout_index, rollouts, run_table, serving
 from workbench.screens.links import Link, RolloutKey
 from workbench.screens.rollout_index import Filters, RolloutIndex
 from workbench.train.interrupts import identity
@@ -257,6 +257,18 @@ def test_sorting_and_neighbours(tmp_path: Path) -> None:
     assert {way: key.text for way, key in ways.items()} == {"next": "1/a/b/student/1", "later": "2/a/b/student/0"}
     ways = found.neighbours(RolloutKey(3, "a/b", "student", 1))
     assert {way: key.text for way, key in ways.items()} == {"earlier": "2/a/b/student/0"}
+
+
+def test_a_run_that_is_gone_is_not_passed_off_as_another(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with RunDirectory.create(tmp_path / name) as run:
+            run.write_run_json({})
+        written(tmp_path / name, row(1))
+    runs = [view(tmp_path / "a"), view(tmp_path / "b")]
+    said = rollouts.updates_for(runs, runs[0], Filters(), 0, "gone\x1b")["table"][1].label
+    assert said == "gone\\x1b is gone; this is a. Rollouts 1 to 1 of 1; a row opens on Live"
+    for wanted in ("", "a"):
+        assert "gone" not in rollouts.updates_for(runs, runs[0], Filters(), 0, wanted)["table"][1].label
 
 
 # -- train ---------------------------------------------------------------------------------------------------------

@@ -137,6 +137,26 @@ def test_roll_out_and_the_keys_go_to_where_the_roles_part(live):
     EXPECT(page.locator("#live-verdict")).to_contain_text("gold")
 
 
+def test_nothing_jumps_from_the_empty_screen_to_the_selected_token(live, gate):
+    page = live()
+    below = (
+        "['live-tokens', 'live-onward'].map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
+    )
+    EXPECT(page.locator("#live-status")).to_contain_text("Nothing is written yet")
+    empty = page.evaluate(below)
+    gate.hold()
+    page.locator("#live-go").click()
+    gate.let(2)
+    EXPECT(options(page)).to_have_count(2)
+    assert page.evaluate(below) == empty
+    gate.go()
+    ended(page, 1)
+    assert page.evaluate(below) == empty
+    options(page).nth(1).click()
+    EXPECT(page.locator("#live-tokens .tv-tops")).to_be_visible()
+    assert page.evaluate(below) == empty
+
+
 def test_stop_keeps_what_is_written_and_frees_the_model(live, gate):
     page = live()
     gate.hold()
