@@ -114,6 +114,7 @@ def roll_out(page: Any) -> None:
     for key in "[" * 16 + "n" + "]" * 16:
         page.keyboard.press(key)
     page.locator("#live-tokens .tv-tops").wait_for()
+    page.evaluate("scrollTo(0, 0)")  # filling the fields has scrolled
     page.mouse.move(0, 0)
 
 

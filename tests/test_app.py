@@ -21,7 +21,7 @@ import app
 from workbench.cli import parse
 from workbench.config import RunConfig
 from workbench.errors import InputError, UsageError
-from workbench.screens import children, curves, form, links, polling, rollout_index, run_table, serving
+from workbench.screens import children, curves, form, links, polling, rollout_index, rollouts, run_table, serving
 from workbench.screens.links import Link, RolloutKey
 from workbench.screens.rollout_index import Filters, RolloutIndex
 from workbench.train.interrupts import identity
@@ -259,6 +259,18 @@ def test_sorting_and_neighbours(tmp_path: Path) -> None:
     assert {way: key.text for way, key in ways.items()} == {"earlier": "2/a/b/student/0"}
 
 
+def test_a_run_that_is_gone_is_not_passed_off_as_another(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with RunDirectory.create(tmp_path / name) as run:
+            run.write_run_json({})
+        written(tmp_path / name, row(1))
+    runs = [view(tmp_path / "a"), view(tmp_path / "b")]
+    said = rollouts.updates_for(runs, runs[0], Filters(), 0, "gone\x1b")["table"][1].label
+    assert said == "gone\\x1b is gone; this is a. Rollouts 1 to 1 of 1; a row opens on Live"
+    for wanted in ("", "a"):
+        assert "gone" not in rollouts.updates_for(runs, runs[0], Filters(), 0, wanted)["table"][1].label
+
+
 # -- train ---------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +409,23 @@ def test_events_are_private_and_long_work_has_one_place(demo) -> None:
 def test_the_first_paint_needs_no_run(demo) -> None:
     assert demo.title == "OPSD workbench"
     assert demo.get_config_file()["title"] == "OPSD workbench"
+
+
+def test_the_page_asks_for_the_chosen_theme_before_it_paints_and_keeps_its_policy(demo) -> None:
+    import httpx
+
+    from workbench.screens.look import KEPT, look
+
+    async def answers() -> list[httpx.Response]:
+        served = serving.application(demo, look=look(), users=None, address=("127.0.0.1", 7860))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://127.0.0.1") as client:
+            return [await client.get(path, headers={"Accept-Encoding": "br, gzip"}) for path in ("/", "/theme.css")]
+
+    page, other = asyncio.run(answers())
+    assert page.text.index(KEPT) < page.text.index("</head>") < page.text.index("<gradio-app")
+    assert int(page.headers["content-length"]) == len(page.content)
+    assert {r.headers["content-security-policy"] for r in (page, other)} == {serving.POLICY}
+    assert "opsd-theme" not in other.text
 
 
 # -- lint ----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,10 @@ def test_reshaping_of_the_source():
     found = [Reshaping(width=w).threshold for w in (0.02, 0.03, 1.3)]
     assert found == pytest.approx([0.0008004271, 0.0012006406, 0.0520277600], abs=EXACT)
     assert Reshaping().selected(np.array([0.00080, 0.00081, -0.1, 0.0])) == 0.5
+    # tanh(2.5) = .98661, tanh(3) = .99505
+    assert Reshaping().saturated(np.array([0.05, -0.05, 0.06, -0.06, 1.0])) == 0.6
+    assert Reshaping(most=0.4).saturated(np.array([0.05])) == 1, "the clip is the bound where it is the lower one"
+    assert math.isnan(Reshaping().saturated(np.array([])))
     with pytest.raises(UsageError):
         Reshaping(least=0.5)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -12,12 +14,14 @@ pytest.importorskip("gradio", reason="the app's extra is not installed")
 
 from workbench.errors import InputError, UsageError
 from workbench.recipes import ALL
-from workbench.screens import asking, comparing, fields, live, rolling, saving, trees
+from workbench.screens import asking, comparing, fields, live, recorded, rolling, saving, trees
 from workbench.screens.asking import OWN, Ask
+from workbench.screens.links import Link
 from workbench.screens.rolling import Seat
 from workbench.screens.scoring import Wish
 from workbench.screens.session import MODEL, STORE, Kept, Shelf, Store, Turnstile, Walks
 from workbench.screens.sheet import Sheet, node, number, percent, said, shown, visible
+from workbench.screens.stage import Stage
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -289,6 +293,24 @@ def test_the_rollout_on_screen_is_the_one_that_training_would_draw(asked, seen):
     request = Request(asking.problem_of(asked), recipe.student, seed=(0,))
     (rollout,) = engine.generate([request], recipe.sampling)
     assert rollout.tokens == seen.token_ids
+
+
+def test_a_rollout_has_a_link_while_it_is_held_and_the_other_screens_keep_their_run(asked, tmp_path):
+    stage = Stage(tmp_path, (), ("m",), None, None, None, None)
+    seat = [frame for frame in played(rolling.roll, asked) if frame.seat][-1].seat
+    place = live.placed(seat, Link("tiny", "3/p/student/0", 5, "runs"))
+    assert place == Link("tiny", seat.current, None, "runs")
+    at = live.moved(SimpleNamespace(_data={"run": "", "rollout": seat.current, "t": 2}), place)
+    assert at == Link("tiny", seat.current, 2, "live") == live.placed(seat, at)
+    link = Link.parse(dict(parse_qsl(at.query[1:])))
+    assert link == Link("", seat.current, 2, "live"), "a run that has nothing to do with it is no part of its link"
+    assert STORE.get(recorded.opened(stage, link)).asked == asked
+    STORE.drop([seat.current])
+    with pytest.raises(InputError, match=r"no longer held.*Roll out again"):
+        recorded.opened(stage, link)
+    for made_up in ("live-", "live-" + "x" * 13, "live-../../../../"):
+        with pytest.raises(UsageError, match="names no rollout"):
+            Link(rollout=made_up)
 
 
 def test_steps_make_the_same_rollout_one_token_at_a_time(asked, seen):

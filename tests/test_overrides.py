@@ -83,6 +83,14 @@ def test_one_part_is_changed(text, expected):
     assert apply_set(BASE, text.replace("curriculum =", "curriculum=")) == expected
 
 
+def test_a_part_without_fields_is_set_as_a_whole():
+    with pytest.raises(
+        UsageError, match=r"ForwardKL\(\) has no parts, so 'weight' is not one\. Set it as a whole\."
+    ) as e:
+        choose("opsd", ["terms.0.divergence=ForwardKL()", "terms.0.divergence.weight=1"])
+    assert "Valid" not in str(e.value)
+
+
 def test_settings_apply_in_order():
     recipe = choose("opsd", ["terms.0.divergence=JSD()", "terms.0.divergence.teacher_weight=0.1", "batch=2"])
     assert recipe.terms[0] == replace(ALL["opsd"].terms[0], divergence=JSD(0.1))  # type: ignore[type-var, call-arg]

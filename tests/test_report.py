@@ -256,6 +256,12 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     told = Evidence(records, "probed", "made up", wrong={"another_problem": wrong})
     keys = {k: v for s in [tokenwise.hints(told), *tokenwise.sections(told)] for k, v in s.key.items()}
     assert keys["answer_contrast_another_problem"].value == pytest.approx(2.0)
+    row = next(r for r in tokenwise.hints(told).rows if "RLCSD" in r.label)
+    # e is 2 at one token of four and 0 at the others; one e of .03 is selected and is no sign yet.
+    assert (row.cells["selected"].value, row.cells["sign_alone"].value) == (0.25, 0.25)
+    nearly = replace(told, wrong={"another_problem": [w + np.array([0, 0, -0.03, 0]) for w in wrong]})
+    row = next(r for r in tokenwise.hints(nearly).rows if "RLCSD" in r.label)
+    assert (row.cells["selected"].value, row.cells["sign_alone"].value) == (0.5, 0.25)
     assert keys["noise_rate"].value == 0
     assert keys["noise_rate"].high == pytest.approx(0.324, abs=1e-3), "eight problems are no proof of zero"
     assert keys["alignment"].value == pytest.approx(1.0)

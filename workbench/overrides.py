@@ -76,9 +76,10 @@ def _changed(node: Any, hint: Any, path: list[str], text: str, said: str) -> Any
         index = _index(node, head, said)
         item = next((typing.get_args(kind)[0] for kind in _kinds(hint) if typing.get_origin(kind) is tuple), Any)
         return (*node[:index], _changed(node[index], item, rest, text, said), *node[index + 1 :])
-    if not dataclasses.is_dataclass(node) or callable(getattr(node, "missing", None)):
+    whole = not dataclasses.is_dataclass(node) or callable(getattr(node, "missing", None))
+    names = [] if whole else [field.name for field in dataclasses.fields(node) if field.init]
+    if not names:
         raise UsageError(f"{said}: {node!r} has no parts, so '{head}' is not one. Set it as a whole.")
-    names = [field.name for field in dataclasses.fields(node) if field.init]
     if head not in names:
         raise UsageError(f"{said}: no field '{head}' in {type(node).__name__}. {nearest(head, names)}")
     hints = _hints(node.__class__)

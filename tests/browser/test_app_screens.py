@@ -79,6 +79,34 @@ def test_the_app_opens_on_the_newest_run_and_shows_its_curves(page_watched: Watc
     assert re.match(r"divergence, nat/token\. tiny: [0-9.]+ at step 1, [0-9.]+ at step 3", spoken)
 
 
+GROUNDS = """() => {
+  window.grounds = new Set();
+  const look = () => {
+    if (document.body) window.grounds.add(getComputedStyle(document.body).backgroundColor);
+    const app = document.querySelector(".gradio-container");
+    if (app) window.grounds.add(getComputedStyle(app).backgroundColor);
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
+def test_the_chosen_theme_is_there_at_the_first_paint_of_the_next_page(open_page, app_server: App) -> None:
+    page = open_page(at(app_server.url, "runs", run="tiny", __theme="light"), color_scheme="light").page
+    page.context.add_init_script(f"({GROUNDS})()")
+    for dark in (True, False):
+        page.locator("#app-theme").click()
+        assert "__theme" not in page.url
+        other = page.context.new_page()  # a second one: to load the first again would cut gradio's stream off
+        other.goto(at(app_server.url, "data"))
+        other.wait_for_selector("#app-copy")
+        assert other.evaluate("document.body.classList.contains('dark')") == dark
+        seen = other.evaluate("[...window.grounds].filter(c => c !== 'rgba(0, 0, 0, 0)')")
+        assert seen, "no frame was looked at"
+        assert all((sum(map(int, re.findall(r"\d+", c)[:3])) < 150) == dark for c in seen), seen
+        other.close()
+
+
 def test_without_runs_every_screen_says_what_to_do(start_app: Callable[..., App], open_page, tmp_path: Path) -> None:
     app = start_app(tmp_path / "none")
     page = open_page(app.url).page

@@ -137,6 +137,26 @@ def test_roll_out_and_the_keys_go_to_where_the_roles_part(live):
     EXPECT(page.locator("#live-verdict")).to_contain_text("gold")
 
 
+def test_nothing_jumps_from_the_empty_screen_to_the_selected_token(live, gate):
+    page = live()
+    below = (
+        "['live-tokens', 'live-onward'].map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
+    )
+    EXPECT(page.locator("#live-status")).to_contain_text("Nothing is written yet")
+    empty = page.evaluate(below)
+    gate.hold()
+    page.locator("#live-go").click()
+    gate.let(2)
+    EXPECT(options(page)).to_have_count(2)
+    assert page.evaluate(below) == empty
+    gate.go()
+    ended(page, 1)
+    assert page.evaluate(below) == empty
+    options(page).nth(1).click()
+    EXPECT(page.locator("#live-tokens .tv-tops")).to_be_visible()
+    assert page.evaluate(below) == empty
+
+
 def test_stop_keeps_what_is_written_and_frees_the_model(live, gate):
     page = live()
     gate.hold()
@@ -249,6 +269,26 @@ def test_a_link_opens_a_recorded_rollout_at_its_token(live, tiny_runs):
     page.locator("#live-again").click()
     EXPECT(page.locator("#live-status .tag")).to_have_text("recomputed")
     EXPECT(page.locator("#live-rollouts li")).to_have_count(2)
+
+
+def test_a_link_leads_to_a_rollout_that_was_written_on_another_page(app, live):
+    page = live()
+    roll(page)
+    page.locator("#app-copy").click()
+    page.wait_for_function("location.search.includes('rollout=live-')")
+    assert "tok=" not in page.url, "nobody has selected a token"
+    options(page).nth(2).click()
+    EXPECT(page.locator("#live-tokens .tv-on")).to_have_count(1)
+    page.locator("#app-copy").click()
+    page.wait_for_function("location.search.includes('tok=2')")
+    other = live(query=page.url.removeprefix(app + "/"))
+    EXPECT(other.locator("#live-tokens .tv-place")).to_contain_text("token 2")
+    assert options(other).all_inner_texts() == options(page).all_inner_texts()
+    EXPECT(other.locator("#live-recorded")).to_be_hidden()
+    STORE.drop([page.url.partition("rollout=")[2].partition("&")[0]])
+    gone = live(query=page.url.removeprefix(app + "/"))
+    EXPECT(gone.locator(".toast-body, [data-testid=toast-body]").first).to_contain_text("no longer held")
+    EXPECT(gone.locator("#live-status")).to_contain_text("Nothing is written yet")
 
 
 def test_compare_two_recipes_side_by_side(live):

@@ -373,6 +373,18 @@ def test_the_copied_numbers_are_the_record_s(opened):
     assert f"{made.forward_kl[9]:.3f}" in text
 
 
+def test_the_page_keeps_the_theme_that_was_chosen(opened):
+    page = opened(story()).page
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    for chosen, kept in (("dark", "dark"), ("light", "light"), ("", "light")):
+        page.get_by_label("Theme").select_option(chosen)
+        page.reload()
+        page.wait_for_selector("body[data-drawn]")
+        assert page.get_by_label("Theme").input_value() == chosen
+        assert (page.evaluate(ground) == light) == (kept == "light")
+
+
 def test_the_value_of_the_file_is_the_value_of_the_app():
     assert token_value(story()) in static.page(story()).replace("\\u003c", "<").replace("\\u003e", ">").replace(
         "\\u0026", "&"

@@ -54,9 +54,9 @@ class Link:
     """A place in the app; empty fields say nothing."""
 
     run: str = ""
-    """A run's name."""
+    """A run's name. Beside a rollout written on Live: the run that other screens stay on, and no part of the link."""
     rollout: str = ""
-    """`RolloutKey.text`."""
+    """`RolloutKey.text`, or the id of a rollout written on Live, which the app holds while it can."""
     tok: int | None = None
     """Position from 0 at the first completion token."""
     view: str = ""
@@ -65,12 +65,22 @@ class Link:
     def __post_init__(self) -> None:
         """Refuse what no link of ours says. Raises UsageError."""
         check_run_name(self.run)
-        if self.rollout:
+        if self.rollout and not self.live:
             RolloutKey.parse(self.rollout)
         if self.view and self.view not in VIEWS:
             raise UsageError(f"this link names no screen: '{printable(self.view[:60])}'. {nearest(self.view, VIEWS)}")
         if self.tok is not None and self.tok < 0:
             raise UsageError("this link names a token before the first. Positions count from 0.")
+
+    @property
+    def live(self) -> bool:
+        """Whether it names a rollout that was written on the screen Live; `Store.name` makes such ids."""
+        return re.fullmatch("live-[A-Za-z0-9_-]{12}", self.rollout) is not None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it names a rollout of a run."""
+        return bool(self.rollout) and not self.live
 
     @classmethod
     def parse(cls, params: Mapping[str, str]) -> Link:
@@ -86,7 +96,7 @@ class Link:
     @property
     def query(self) -> str:
         """`?run=...`, or nothing."""
-        said = {"run": self.run, "rollout": self.rollout, "tok": self.tok, "view": self.view}
+        said = {"run": "" if self.live else self.run, "rollout": self.rollout, "tok": self.tok, "view": self.view}
         pairs = {name: str(value) for name, value in said.items() if value not in ("", None)}
         return f"?{urlencode(pairs)}" if pairs else ""
 

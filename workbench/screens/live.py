@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -45,7 +46,7 @@ class Screen:
 
     def __init__(self, stage: Stage) -> None:
         """Lay them out: the token view, and what stands below it."""
-        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS, delete_callback=forget)
+        self.seat = gr.State(Seat(), time_to_live=STATE_SECONDS)
         with gr.Column(visible=False, elem_id="live-recorded") as self.ways:
             reading.bar(stage, "live")
         self.status = Sheet([said(EMPTY, "empty")], elem_id="live-status")
@@ -128,11 +129,6 @@ def halted(request: gr.Request) -> Any:
 def gone(request: gr.Request) -> None:
     """A page was closed: nobody waits for its work any more."""
     MODEL.forget(session(request))
-
-
-def forget(seat: Seat) -> None:
-    """A page was closed for an hour: what it wrote goes; recorded rollouts may be on other pages."""
-    STORE.drop(name for name in seat.ids if name.startswith("live-"))
 
 
 def session(request: gr.Request | None) -> str:
@@ -272,21 +268,29 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
         values = (
             fields_of(ask.asked) if ask is not None and isinstance(ask.asked, Ask) else [gr.skip()] * len(fields.all)
         )
-        return [seat, *settled(seat, wish.link.tok), gr.Column(visible=True), *values]
+        return [seat, *settled(seat, wish.link.tok), gr.Column(visible=wish.link.recorded), *values]
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
     stage.opened.change(opened, [stage.opened, screen.seat], outputs, **TOLD)
     screen.tokens.token(moved, stage.place, stage.place, **PLACED)
+    screen.seat.change(placed, [screen.seat, stage.place], stage.place, **PLACED)
     fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 
 
 def moved(event: gr.EventData, place: Link) -> Link:
-    """The page's place after a token was selected; a rollout that is in no file has no link."""
+    """The page's place after a token was selected. A rollout written here leaves the other screens on their run."""
     asked = event._data if isinstance(event._data, dict) else {}
     run, rollout, at = asked.get("run"), asked.get("rollout"), asked.get("t")
-    if not run:
-        return Link(view="live")
     try:
-        return Link(str(run), str(rollout or ""), at if type(at) is int and at >= 0 else None, "live")
+        where = Link(str(run or place.run), str(rollout or ""), at if type(at) is int and at >= 0 else None, "live")
     except UsageError:
         return place
+    return where if run or where.live else place
+
+
+def placed(seat: Seat, place: Link) -> Link:
+    """The page's place after another rollout is shown; the screen that is open, and its token, stay."""
+    kept = STORE.get(seat.current)
+    if kept is None or (kept.seen.run in ("", place.run) and kept.seen.rollout == place.rollout):
+        return place
+    return replace(place, run=kept.seen.run or place.run, rollout=kept.seen.rollout, tok=None)

@@ -45,3 +45,30 @@ _QUIET = ("block_info", "block_label", "block_title")
 def look() -> dict[str, Any]:
     """What `mount_gradio_app` takes."""
     return {"theme": theme(), "css_paths": [Path(__file__).with_name(name) for name in ("app.css", "live.css")]}
+
+
+THEME = """() => {
+  const dark = document.body.classList.toggle("dark");
+  try { localStorage.setItem("opsd-theme", dark ? "dark" : "light"); } catch {}
+  const here = new URL(location);
+  here.searchParams.delete("__theme");
+  history.replaceState(null, "", here);
+}"""
+"""The other theme, from now on in this browser; a theme in the address, gradio's own way, no longer speaks."""
+KEPT = """<script>(() => {
+  let kept = null;
+  try { kept = localStorage.getItem("opsd-theme"); } catch {}
+  if (!["light", "dark"].includes(kept) || new URL(location).searchParams.has("__theme")) return;
+  const ground = document.createElement("style");
+  ground.textContent = `body { background: var(--bg${kept === "dark" ? "-dark" : ""}); }`;
+  document.head.append(ground);
+  document.addEventListener("readystatechange", () => {
+    document.querySelector("gradio-app").setAttribute("theme_mode", kept);
+  }, { once: true });
+})();</script>"""
+"""In the head of the page, before anything is painted: what was chosen there stands, or else the system's theme."""
+
+
+def themed(page: str) -> str:
+    """The page as gradio serves it, with the theme that was chosen before; gradio itself forgets it."""
+    return page.replace("</head>", KEPT + "</head>", 1)

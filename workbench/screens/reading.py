@@ -28,7 +28,7 @@ WAYS = (
 def neighbours(stage: Stage, place: Link) -> dict[str, RolloutKey]:
     """By way, the rollout it leads to; empty where the page shows no rollout of a run."""
     run = stage.find(place.run)
-    if run is None or not place.rollout:
+    if run is None or not place.recorded:
         return {}
     try:
         return index(run.path, seconds=0.2).neighbours(RolloutKey.parse(place.rollout))
@@ -99,7 +99,7 @@ def build(stage: Stage, screen: str) -> None:
 def shown(stage: Stage, place: Link) -> tuple[str, str] | None:
     """(what it is and what was said of it, its text); None where the place names no rollout that is there."""
     run = stage.find(place.run)
-    if run is None or not place.rollout:
+    if run is None or not place.recorded:
         return None
     found = index(run.path)
     entry = found.find(RolloutKey.parse(place.rollout))

@@ -1,4 +1,4 @@
-"""A rollout that a run recorded, with its recorded numbers, for the screen Live."""
+"""The rollout of a link, for the screen Live: recorded by a run, or held since it was written here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ def key(run: str, rollout: str) -> str:
 
 
 def opened(stage: Stage, link: Link) -> str:
-    """Read what a link names into the store; its id there. Raises UsageError and InputError."""
+    """Read what a link names into the store, if it is not there; its id there. Raises UsageError and InputError."""
+    if link.live:
+        if STORE.get(link.rollout) is None:
+            raise InputError(
+                "the rollout of this link is no longer held: the app keeps the newest ones until it ends. "
+                "Roll out again: the same fields and seed write the same tokens."
+            )
+        return link.rollout
     run = stage.find(link.run)
     if run is None:
         raise UsageError(

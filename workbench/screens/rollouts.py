@@ -77,7 +77,7 @@ def build(stage: Stage) -> None:
                 buttons=[],
                 elem_id="rollouts-table",
             )
-            with gr.Row():
+            with gr.Row(elem_id="rollouts-pages"):
                 back = gr.Button("Previous page", size="sm", elem_id="rollouts-back")
                 onward = gr.Button("Next page", size="sm", elem_id="rollouts-onward")
             reading.build(stage, "rollouts")
@@ -97,8 +97,8 @@ def _filters(words: gr.Textbox, sort: gr.Dropdown) -> Controls:
     truncated = gr.Radio(ends, value="any", label="End", elem_id="rollouts-truncated")
     with gr.Row():
         low, high = (
-            gr.Number(0, label=f"Tokens at {word}", precision=0, minimum=0, min_width=96, elem_id=f"rollouts-{name}")
-            for word, name in (("least", "shortest"), ("most (0: any)", "longest"))
+            gr.Number(0, label=word, precision=0, minimum=0, min_width=96, elem_id=f"rollouts-{name}")
+            for word, name in (("Tokens from", "shortest"), ("to (0: any)", "longest"))
         )
     return Controls(step, correct, kept, truncated, low, high, words, sort)
 
@@ -113,7 +113,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
             return [was, *(gr.skip() for _ in outputs)]
         runs = stage.runs()
         run = next((r for r in runs if r.name == place.run), next(iter(runs), None))
-        now, updates = changed(was, updates_for(runs, run, replace(asked(values), score=score), number))
+        now, updates = changed(was, updates_for(runs, run, replace(asked(values), score=score), number, place.run))
         return [now, *updates]
 
     given, drawn_parts = [stage.place, bar, page, shown, *controls.all()], [shown, *outputs]
@@ -190,8 +190,10 @@ def cells(entry: Entry, row: dict[str, Any]) -> list[str]:
     return [printable(cell) for cell in (*first, *rest)]
 
 
-def updates_for(runs: list[RunView], run: RunView | None, filters: Filters, page: int) -> dict[str, tuple[Any, Any]]:
-    """By component: what it shows and the update that shows it."""
+def updates_for(
+    runs: list[RunView], run: RunView | None, filters: Filters, page: int, wanted_run: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """By component: what it shows and the update that shows it; a wanted run that is gone is said to be."""
     found = index(run.path) if run else None
     wanted = found.wanted(filters) if found else []
     page = min(page, max(0, len(wanted) - 1) // PAGE)
@@ -200,6 +202,8 @@ def updates_for(runs: list[RunView], run: RunView | None, filters: Filters, page
     labels = [(printable(r.name), r.name) for r in runs]
     steps = max((entry.key.step for entry in found.entries), default=1) if found else 1
     counted = label(found, len(wanted), page, len(visible))
+    if run is not None and wanted_run not in ("", run.name):
+        counted = f"{printable(wanted_run)} is gone; this is {printable(run.name)}. {counted}"
     bars = drawn([rewards_panel(found, filters)]) if found else drawn([])
     name = run.name if run else None
     return {

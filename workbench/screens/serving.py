@@ -85,15 +85,21 @@ def guard(host: str, auth_file: Path | None) -> list[tuple[str, str]] | None:
 def application(
     demo: gr.Blocks, *, look: dict[str, object], users: list[tuple[str, str]] | None, address: tuple[str, int]
 ) -> FastAPI:
-    """The demo as an application with the policy on every answer."""
+    """The demo as an application with the policy on every answer, and the chosen theme on its page."""
     import gradio as gr
     from fastapi import FastAPI
+
+    from workbench.screens.look import themed
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
     async def policy(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if request.url.path == "/":  # as text, to write into it
+            request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"accept-encoding"]
         response = await answer(request)
+        if request.url.path == "/" and response.headers.get("content-type", "").startswith("text/html"):
+            response = await _rewritten(response, themed)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
@@ -113,6 +119,15 @@ def application(
         footer_links=[],
         **look,
     )
+
+
+async def _rewritten(response: Response, change: Callable[[str], str]) -> Response:
+    """The same answer with another text."""
+    from fastapi import Response
+
+    pieces = [piece async for piece in response.body_iterator]  # type: ignore[attr-defined]
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return Response(change(b"".join(pieces).decode("utf-8")), response.status_code, headers)
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

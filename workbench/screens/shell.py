@@ -10,6 +10,7 @@ import gradio as gr
 from workbench.errors import UsageError
 from workbench.screens import notify
 from workbench.screens.links import Link
+from workbench.screens.look import THEME
 from workbench.screens.polling import LIVELY, PLACED, TOLD
 from workbench.screens.stage import Opening, Stage, opening
 
@@ -31,7 +32,6 @@ OPEN = """(view) => {
   if (tab && !window.opsdChose) { tab.click(); }
 }"""
 """Whoever chose a screen while the page's first answer was on its way is not called back from it."""
-THEME = "() => { document.body.classList.toggle('dark'); }"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def start(params: dict[str, str], stage: Stage) -> tuple[Link, Opening]:
     if link.run and run is None:
         notify.warn(f"no run '{link.run}' here. The link may be of another machine. Choose one on the screen Runs.")
         link = Link(view="runs")
-    link = link if link.run or link.view else default_place(stage.runs())
+    link = link if link != Link() else default_place(stage.runs())
     return link, opening(link) if link.rollout else Opening()
 
 

@@ -86,6 +86,11 @@ class Reshaping:
         size = np.abs(self.signal(e))
         return float((size > self.least).mean()) if size.size else math.nan
 
+    def saturated(self, e: Floats) -> float:
+        """Share of tokens whose |r| is within 1 % of its bound, 0 to 1: of e only the sign is left; NaN of none."""
+        size = np.abs(self.signal(e))
+        return float((size > 0.99 * min(self.strength, self.most)).mean()) if size.size else math.nan
+
 
 @dataclass(frozen=True)
 class ClassContrast:

@@ -24,12 +24,16 @@ function showFile(group) {
     views.push(view);
   }
   const theme = document.getElementById("theme");
+  const kept = (...chosen) => {
+    try { return chosen.length ? localStorage.setItem("opsd-theme", chosen[0]) : localStorage.getItem("opsd-theme"); } catch { return ""; }
+  };
+  if (["light", "dark"].includes(kept())) theme.value = kept();
   const change = () => {
     if (theme.value) document.documentElement.dataset.theme = theme.value; else delete document.documentElement.dataset.theme;
     for (const view of views) view.theme();
     document.body.classList.toggle("dark", views.length ? views[0].root.dataset.theme === "dark" : false);
   };
-  theme.addEventListener("change", change);
+  theme.addEventListener("change", () => { kept(theme.value); change(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", change);
   matchMedia("print").addEventListener("change", () => views.forEach((view) => strip(view.canvas, view)));
   change();

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from workbench.inspector.diagnostics import (
+    Reshaping,
     TokenClass,
     TokenRecord,
     around_first_error,
@@ -265,6 +266,7 @@ def hints(e: Evidence) -> Section:
         ]
         values = by_problem(records, [_knowing(r, logps[i]) for r, i in zip(records, chosen, strict=True)])
         estimate = bootstrap_mean(values, unit="nat/token")
+        rows.append(_reshaped(hint, records, [logps[i] for i in chosen]))
         rows.append(Row(f"answer tokens, signed, {hint}", {"signed_beyond_wrong": estimate}))
         key[f"answer_contrast_{kind}"] = estimate
         scores[f"answer_contrast_{kind}"] = values
@@ -286,8 +288,18 @@ def hints(e: Evidence) -> Section:
         tuple(missing) if e.wrong else ("no wrong hint could be built",),
         "own_hint is the mean of |log p_T(own) - log p_S|, beyond_wrong the mean of |e|, e = log p_T(own) - log "
         "of the mean probability under the wrong hints. |e| is never 0: read the signed row. Where the wrapper of a "
-        "wrong hint differs from the right one's, the wrapper is part of the contrast.",
+        "wrong hint differs from the right one's, the wrapper is part of the contrast. "
+        "Where sign_alone is near selected, RLCSD's reward at tau = .02 is a sign.",
     )
+
+
+def _reshaped(hint: str, records: Sequence[TokenRecord], wrong: Sequence[Floats]) -> Row:
+    """How much of the signal RLCSD's published settings would take, and how much of it as a sign alone."""
+    signals = [contrast(r.teacher_logp, w)[r.counted] for r, w in zip(records, wrong, strict=True)]
+    cells = {}
+    for name, share in (("selected", Reshaping().selected), ("sign_alone", Reshaping().saturated)):
+        cells[name] = bootstrap_mean(by_problem(records, [share(e) if e.size else None for e in signals]))
+    return Row(f"tokens that RLCSD as published reshapes, {hint}", cells)
 
 
 def at_answer(record: TokenRecord) -> float | None:
