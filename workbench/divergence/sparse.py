@@ -224,6 +224,17 @@ class SparseTeacher:
         return torch.cat((entries, tail.unsqueeze(-1)), -1) if self.rest == "bucket" else entries
 
 
+@torch.no_grad()
+def likeliest(scored: Scored, k: int) -> Int[Tensor, "n k"]:
+    """The ids of a role's k likeliest entries at each token, the likeliest first; k at most the vocabulary.
+
+    Logits exist for some hundred tokens at once.
+    """
+    dtype = torch.promote_types(scored.hidden.dtype, torch.float32)
+    chunks = torch.split(scored.hidden, CHUNK) if len(scored.hidden) else (scored.hidden,)
+    return torch.cat([scored.head.logits(chunk.to(dtype)).topk(k, -1).indices for chunk in chunks])
+
+
 def counts(divergence: Divergence) -> bool:
     """Whether entries without mass change its value: asked of it, with and without one."""
     teacher, student = (torch.tensor(p, dtype=torch.float64).log() for p in ((0.5, 0.5, 0.0), (0.25, 0.75, 0.0)))
