@@ -20,6 +20,7 @@ from workbench.engine.serving.answers import ROUTE
 from workbench.engine.serving.teacher import KEY, ScoringServer, WritingServer
 from workbench.engine.teachers import Beside, Local, Named, Place, invite
 from workbench.errors import InputError, RecipeError, ServerError, UsageError
+from workbench.inspector.measuring import of_logps
 from workbench.parts.contexts import question
 from workbench.parts.terms import Distill
 from workbench.parts.weights import EntropyAbove
@@ -233,6 +234,19 @@ def test_ends_are_named_by_what_each_calls_its_own(tmp_path) -> None:
     place = dict(zip(found.ids[1].tolist(), found.logp[1].tolist(), strict=True))
     assert place == pytest.approx({theirs: float(row[mine]), 8: float(row[8])}, abs=1e-5)
     assert float(found.target_logp[1]) == pytest.approx(float(row[theirs]), abs=1e-5)
+
+
+def test_entries_that_were_named_are_shown_as_no_tops_and_give_no_rank() -> None:
+    logp = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    top = logp.topk(4, -1)
+    named = SparseTeacher(top.indices, top.values - 1.0, target_logp=top.values[:, 0] - 1.0, ranked=False)
+    found = of_logps(logp, named, top.indices[:, 0], top=4)
+    assert found.teacher_rank.tolist() == [-1] * 3
+    assert (found.tops.teacher_ids == -1).all()
+    assert found.tops.student_other == pytest.approx((top.values - 1.0).numpy())
+    own = of_logps(logp, replace(named, ranked=True), top.indices[:, 0], top=4)
+    assert own.teacher_rank.tolist() == [0] * 3
+    assert (own.tops.teacher_ids == top.indices.numpy()).all()
 
 
 NAMED_WRONGLY = ("ignored", "one row less", "others", "shifted", "nan", "positive", "logits", "huge", "pickled", "text")

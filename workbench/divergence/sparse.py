@@ -53,6 +53,8 @@ class SparseTeacher:
     """Of the whole distribution, nats."""
     target_logp: Float[Tensor, " n"] | None = None
     """Of the written token; None, or NaN: known only where the token is among the entries."""
+    ranked: bool = True
+    """Whether the entries are its likeliest; False: somebody named them, and what lies outside may be likelier."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot mean anything. Raises UsageError (a ValueError)."""

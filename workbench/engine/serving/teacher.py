@@ -208,7 +208,7 @@ class ScoringServer(WritingServer):
 
         found = self._fleet.spread([[place] for place in range(len(texts))], ask)
         width = named.ids.shape[1] + named.beside
-        return self._sparse([row for place in range(len(texts)) for row in found[place]], width)
+        return replace(self._sparse([row for place in range(len(texts)) for row in found[place]], width), ranked=False)
 
     def _checked(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
