@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 SIZES: dict[str, dict[str, Any]] = {
     "15M": {"hidden_size": 256, "intermediate_size": 704, "layers": 14, "heads": (8, 4), "vocab_size": 16384},
     "60M": {"hidden_size": 512, "intermediate_size": 1408, "layers": 14, "heads": (8, 4), "vocab_size": 32768},

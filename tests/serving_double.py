@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
+import io
 import json
 import socket
 import threading
@@ -13,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -30,6 +33,8 @@ class Double:
     most_entries: int = 64  # it gives about a token of a prompt; 0: none, and it is no vLLM
     says: str = " 4 + 4 = 8."  # in a chat
     cut: bool = False  # what it says in a chat was cut
+    names: bool = False  # it scores tokens that are named: vLLM's V2 model runner
+    named: str = ""  # ignored, one row less, others, shifted, nan, positive, logits, huge, pickled, text
     keep_head: bool = False
     keep_cache: bool = False  # and say that it was reset
     refuse_reset: bool = False  # and say so
@@ -144,6 +149,8 @@ class Double:
             return 200, self.garbage
         if body["model"] not in ("policy", *self.adapters):
             return 404, {"error": "no such model"}
+        if "prompt_logprob_token_ids" in body["sampling_params"]:
+            return self._weigh(body["token_ids"], body["sampling_params"])
         self.flying += 1
         self.most = max(self.most, self.flying)
         with self.busy, torch.no_grad():
@@ -174,6 +181,29 @@ class Double:
             ids = {token, *row.topk(min(k, len(row))).indices.tolist()}
             said.append({str(i): {"logprob": float(row[i])} for i in sorted(ids)})
         return 200, {"choices": [{"text": "", "prompt_logprobs": said} | self.spoil]}
+
+    def _weigh(self, prompt: list[int], p: dict[str, Any]) -> tuple[int, Any]:
+        """What tokens that are named weigh, as vLLM 0.32 answers."""
+        if not self.names:
+            return 400, {"error": "prompt_logprob_token_ids requires the V2 model runner"}
+        _, answer = self.do_v1_completions({"prompt": prompt, "prompt_logprobs": p["prompt_logprobs"]})
+        said = answer["choices"][0]["prompt_logprobs"]
+        with self.busy, torch.no_grad():
+            logits = self.model(input_ids=torch.tensor([prompt])).logits[0, :-1].double()
+        rows = (logits if self.named == "logits" else logits.log_softmax(-1))[p["prompt_logprob_start"] :]
+        ids = torch.tensor(p["prompt_logprob_token_ids"])
+        assert len(ids) == len(rows)
+        spoil = {"others": lambda x: x.flip(1), "shifted": lambda x: x.roll(1, 0) if len(x) > 1 else x + 1.0}
+        spoil |= {"nan": lambda x: x * torch.nan, "positive": lambda x: -x, "one row less": lambda x: x[1:]}
+        matrix = spoil.get(self.named, lambda x: x)(rows.gather(1, ids)).float().numpy()
+        file = io.BytesIO()
+        np.save(file, np.array([[{}]], dtype=object) if self.named == "pickled" else matrix)
+        raw = file.getvalue()
+        if self.named == "huge":  # a header that promises more than there is
+            raw = raw.replace(str(matrix.shape).encode(), b"(99999999999, 9999)"[: len(str(matrix.shape)) + 9])
+        encoded = "no base64!" if self.named == "text" else base64.b64encode(raw).decode()
+        more = {} if self.named == "ignored" else {"prompt_token_id_logprobs": encoded}
+        return 200, {"choices": [{"token_ids": [1]}], "prompt_logprobs": said} | more
 
     def do_v1_chat_completions(self, body: Any) -> tuple[int, Any]:
         message = {"role": "assistant", "content": self.says}

@@ -41,6 +41,8 @@ from workbench.train.report import Phases
 from workbench.train.step import State, train_step
 
 STEPS = 3
+OFFLOADED = ("run: one rank has nothing", "left on the host")
+"""What is asked where FSDP2 leaves its parts on the host, beside FSDP2 itself."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,15 @@ def held(model: str, ranks: Ranks) -> dict[str, Any]:
     }
 
 
+def left_on_the_host(model: str, ranks: Ranks) -> set[bool]:
+    """Whether torch was told so, of every tensor that is split."""
+    from torch.distributed.fsdp import FSDPModule
+
+    roots: Any = getattr(engine_for(RUNS["frozen"], model, ranks).replicas, "_roots", {})
+    split = [m for root in roots.values() for m in root.modules() if isinstance(m, FSDPModule)]
+    return {p.offload_to_cpu for module in split for p in module._get_fsdp_state()._fsdp_param_group.fsdp_params}
+
+
 def cases(ranks: Ranks, model: str, out: Path) -> dict[str, Callable[[], Any]]:
     """Name -> what to compute under one strategy."""
     split = ranks.asked == "fsdp2"
@@ -192,6 +203,7 @@ def cases(ranks: Ranks, model: str, out: Path) -> dict[str, Callable[[], Any]]:
         "evaluated": lambda: evaluated(model, ranks),
         "went on": lambda: went_on(model, ranks, out),
         "held": lambda: held(model, ranks),
+        "left on the host": lambda: left_on_the_host(model, ranks),
         "assembled": lambda: assembled(model, ranks),
     }
 
@@ -205,11 +217,11 @@ def gradient_of(chosen: Recipe, model: str, ranks: Ranks) -> tuple[float, dict[s
 def main(model: str, out: Path, names: set[str]) -> None:
     torch.set_num_threads(1)
     with joined("auto") as ranks:
-        for strategy in ("ddp", "fsdp2") if ranks.size > 1 else ("auto",):
-            here = replace(ranks, asked=strategy)
+        for strategy in ("ddp", "fsdp2", "offload") if ranks.size > 1 else ("auto",):
+            here = replace(ranks, asked="fsdp2" if strategy == "offload" else strategy, offload=strategy == "offload")
             found = {}
             for name, work in cases(here, model, out).items():
-                if names and name not in names:
+                if (names and name not in names) or (here.offload and name not in OFFLOADED):
                     continue
                 found[name] = work()
             if ranks.first:

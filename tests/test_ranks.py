@@ -44,13 +44,13 @@ def computed(folder: Path, *names: str) -> dict[str, dict[str, object]]:
     shared_out.first_step(model, folder)
     done = torchrun("-m", "tests.shared_out", model, str(folder), *names, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:]
-    return {name: torch.load(folder / f"{name}-2.pt", weights_only=False) for name in STRATEGIES}
+    return {name: torch.load(folder / f"{name}-2.pt", weights_only=False) for name in (*STRATEGIES, "offload")}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, object]]]:
     folder = tmp_path_factory.mktemp("two")
-    return folder, computed(folder, *FEW, "held")
+    return folder, computed(folder, *FEW, "held", "left on the host")
 
 
 def same(one: object, other: object, to: float = 1e-10, where: str = "") -> None:
@@ -78,6 +78,14 @@ def test_two_processes_are_one(two, name: str, strategy: str) -> None:
     folder, found = two
     here = shared_out.cases(ALONE, str(folder / "tiny"), folder)[name]()
     same(here, found[strategy][name])
+
+
+def test_parts_that_stay_on_the_host_change_nothing(two) -> None:
+    """As far as a CPU shows: torch takes the policy, and what goes through the host is the same to the last bit."""
+    _, found = two
+    assert (found["fsdp2"]["left on the host"], found["offload"]["left on the host"]) == ({False}, {True})
+    name = "run: one rank has nothing"
+    same(found["fsdp2"][name], found["offload"][name], to=0.0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -201,3 +209,11 @@ def test_auto_splits_what_does_not_fit() -> None:
     assert fits(ALONE, Huge(10), [], cpu)
     assert not fits(ALONE, Huge(10**13), [], cpu)
     assert not fits(ALONE, Huge(10), [Huge(10**13)], cpu)
+
+
+def test_offloading_is_refused_where_nothing_would_move(tiny_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert opsd.main(["--model", str(tiny_folder), "--offload", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "--offload with --parallel auto on cpu" in said
+    assert "Add --parallel fsdp2 under torchrun on GPUs" in said

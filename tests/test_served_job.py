@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,43 @@ def test_one_step_off_is_the_synchronous_run_with_older_weights(command, tiny_fo
     assert [r["weights_version"] for r in rows("ahead", "rollouts")] == [0] * 6 + [1] * 3 + [2] * 3
 
 
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_run_one_step_off_resumes_with_the_rollouts_that_were_under_way(
+    command,  # noqa: F811
+    tiny_folder,
+    monkeypatch,
+    how,
+) -> None:
+    """Killed behind a checkpoint, or stopped in the middle of a step: tokens, losses and weights of the whole run."""
+    flags = ["--engine", "vllm", "--steps", "4", "--lr", "1e-4", "--ahead", "1", "--micro-tokens", "1", *QUICK]
+    with Double(tiny_folder) as double:
+        assert command(*flags, "--name", "whole", "--server", double.url) == 0
+    plain, seen = Engine.teach, []
+
+    def teach(engine, *asked):
+        seen.append(engine.weights_version)
+        if seen[-1] == 2 and how == "killed":
+            raise SystemExit(9)
+        if seen[-1] == 2:
+            signal.raise_signal(signal.SIGINT)
+        return plain(engine, *asked)
+
+    every = ["--save-every", "1" if how == "killed" else "50"]
+    with Double(tiny_folder) as double, monkeypatch.context() as patch:
+        patch.setattr(Engine, "teach", teach)
+        ended = command(*flags, *every, "--name", "a", "--server", double.url)
+    assert ended == (9 if how == "killed" else 130)
+    assert [r["step"] for r in rows("a")] == [1, 2]
+    with Double(tiny_folder) as double:
+        assert command(*flags, *every, "--name", "a", "--server", double.url, "--resume") == 0
+    for field in ("loss", "staleness", "tokens_mean"):
+        assert [r[field] for r in rows("a")] == [r[field] for r in rows("whole")], field
+    assert [r["staleness"] for r in rows("a")] == [0, 1, 1, 1]
+    tokens = [[(r["token_ids"], r["weights_version"]) for r in rows(name, "rollouts")] for name in ("a", "whole")]
+    assert tokens[0] == tokens[1]
+    assert status("a")["weights_sha256"] == status("whole")["weights_sha256"]
+
+
 class Recorded:
     """A generator that notes what it is asked, and with which weights."""
 
@@ -192,6 +230,36 @@ def test_what_was_begun_is_taken_once_and_other_settings_are_written_anew() -> N
     with pytest.raises(TrainingError, match="More than 1 step"):
         generator.generate(wanted(), sampling, ends)
     generator.close()
+
+
+def test_what_was_begun_is_remembered_whole_and_without_what_failed_or_was_cut_off() -> None:
+    inner, sampling, ends = Recorded(), Sampling(4), frozenset({3})
+    generator = AheadGenerator(inner)
+    generator.begin(wanted(), sampling, ends, 5)
+    generator.begin(wanted(seed=9), sampling, ends, 6)
+    kept = json.loads(json.dumps(generator.remembered(5)))
+    expected = generator.generate(wanted(), sampling, ends)
+    assert json.loads(json.dumps(generator.remembered(5))) == kept, "its step is not done yet"
+    generator.forget()
+    assert generator.remembered(5) == []
+    other = AheadGenerator(Recorded())
+    other.sync([], 1)
+    other.recall(5, kept)
+    assert other.generate(wanted(), sampling, ends) == expected
+    assert other.inner.asked == []
+    kept[0]["samples"][0]["stop"] = "cancelled"
+    other.recall(5, kept)
+    kept = other.remembered(5)[-1:]
+    assert len(kept[0]["samples"]) == len(wanted()) - 1
+    third = AheadGenerator(Recorded())
+    third.sync([], 1)
+    third.recall(5, kept)
+    assert [s.versions[0] for s in third.generate(wanted(), sampling, ends)] == [1, 0, 0, 0]
+    inner.generate = lambda *_: 1 / 0
+    generator.begin(wanted(), sampling, ends, 7)
+    assert generator.remembered(7) == []
+    for each in (generator, other, third):
+        each.close()
 
 
 # Agreement

@@ -12,14 +12,17 @@ import torch
 from tests.conftest import build_tiny
 from tests.serving_double import Double
 from tests.test_job import command  # noqa: F401
-from workbench.divergence import SparseTeacher
+from workbench.divergence import ReverseKL, SparseTeacher, TopK
 from workbench.engine.capabilities import fits, refuse_unfit
 from workbench.engine.loading import load
 from workbench.engine.serving import teacher as teacher_module
+from workbench.engine.serving.answers import ROUTE
 from workbench.engine.serving.teacher import KEY, ScoringServer, WritingServer
-from workbench.engine.teachers import Beside, Local, Place, invite
+from workbench.engine.teachers import Beside, Local, Named, Place, invite
 from workbench.errors import InputError, RecipeError, ServerError, UsageError
+from workbench.inspector.measuring import of_logps
 from workbench.parts.contexts import question
+from workbench.parts.terms import Distill
 from workbench.parts.weights import EntropyAbove
 from workbench.recipes import ALL
 from workbench.records import Problem, Request, Sampling
@@ -171,6 +174,130 @@ def test_texts_of_a_server_are_learnt_and_its_key_is_nowhere(command, folder, mo
     for path in Path("runs/a").rglob("*"):
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
     assert json.loads(Path("runs/a/run.json").read_text())["teacher"]["model"] == "gpt"
+
+
+# Tokens that are named
+
+
+def whole(folder, beside) -> torch.Tensor:
+    """(N, v) log-probs at the tokens of `COMPLETIONS`."""
+    local = Local(str(folder))
+    local.join(beside)
+    with local.weights.module() as model, torch.no_grad():
+        rows = [
+            model(torch.tensor([[*p, *c]])).logits[0, len(p) - 1 : -1].double().log_softmax(-1)
+            for p, c in zip(PROMPTS, COMPLETIONS, strict=True)
+        ]
+    return torch.cat(rows)
+
+
+def some_ids(n: int, k: int) -> torch.Tensor:
+    return torch.stack([torch.randperm(250, generator=torch.Generator().manual_seed(i))[:k] for i in range(n)])
+
+
+@pytest.mark.parametrize("beside_k", [0, 5])
+def test_a_server_weighs_the_tokens_that_are_named(folder, beside, beside_k) -> None:
+    """At the written tokens, by whatever id; the tail is what the entries leave."""
+    ids = some_ids(7, 6)
+    with Double(folder, names=True) as double:
+        teacher = joined(double.url, beside)
+        assert teacher.named == 63, "the written token takes a place"
+        found = teacher.recall_named(PROMPTS, COMPLETIONS, 1.0, Named(ids, beside_k))
+        asked = double.said("/inference/v1/generate")[-1]["sampling_params"]
+    assert asked["prompt_logprob_start"] in (2, 39)
+    logp = whole(folder, beside)
+    for row, said, values, tail in zip(logp, found.ids, found.logp.double(), found.tail_logp.double(), strict=True):
+        kept = values > -torch.inf
+        got = dict(zip(said[kept].tolist(), values[kept].tolist(), strict=True))
+        assert got == pytest.approx({i: float(row[i]) for i in got}, rel=1e-5, abs=1e-5)
+        assert float(tail.exp()) == pytest.approx(1 - float(values.exp().sum()), abs=1e-5)
+    for row, said, values, mine in zip(logp, found.ids, found.logp, ids, strict=True):
+        expected = {*mine.tolist(), *row.topk(beside_k).indices.tolist()}
+        assert {*said[values > -torch.inf].tolist()} == expected
+    written = torch.tensor([t for c in COMPLETIONS for t in c])
+    assert torch.allclose(found.target_logp.double(), logp.gather(1, written[:, None])[:, 0], atol=1e-5)
+
+
+def test_ends_are_named_by_what_each_calls_its_own(tmp_path) -> None:
+    end = "<|endoftext|>"
+    student = build_tiny(tmp_path / "student", specials=(end,))
+    other = build_tiny(tmp_path / "other", seed=3, specials=(end,), end=end)
+    cpu = torch.device("cpu")
+    beside = Beside(load(str(student), dtype=torch.float32), ["2 + 2"], Place(cpu, cpu, "float32"))
+    with Double(other, names=True) as double:
+        teacher = joined(double.url, beside)
+        theirs, mine = teacher.exchanged
+        found = teacher.recall_named([(5, 6)], [(9, mine)], 1.0, Named(torch.tensor([[7, mine], [theirs, 8]])))
+        asked = double.said(ROUTE)[-1]["sampling_params"]["prompt_logprob_token_ids"]
+        row = double.model(torch.tensor([[5, 6, 9]])).logits[0, -1].double().log_softmax(-1).detach()
+    assert asked == [[7, theirs, 9], [mine, 8, theirs]]
+    place = dict(zip(found.ids[1].tolist(), found.logp[1].tolist(), strict=True))
+    assert place == pytest.approx({theirs: float(row[mine]), 8: float(row[8])}, abs=1e-5)
+    assert float(found.target_logp[1]) == pytest.approx(float(row[theirs]), abs=1e-5)
+
+
+def test_entries_that_were_named_are_shown_as_no_tops_and_give_no_rank() -> None:
+    logp = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    top = logp.topk(4, -1)
+    named = SparseTeacher(top.indices, top.values - 1.0, target_logp=top.values[:, 0] - 1.0, ranked=False)
+    found = of_logps(logp, named, top.indices[:, 0], top=4)
+    assert found.teacher_rank.tolist() == [-1] * 3
+    assert (found.tops.teacher_ids == -1).all()
+    assert found.tops.student_other == pytest.approx((top.values - 1.0).numpy())
+    own = of_logps(logp, replace(named, ranked=True), top.indices[:, 0], top=4)
+    assert own.teacher_rank.tolist() == [0] * 3
+    assert (own.tops.teacher_ids == top.indices.numpy()).all()
+
+
+NAMED_WRONGLY = ("ignored", "one row less", "others", "shifted", "nan", "positive", "logits", "huge", "pickled", "text")
+
+
+@pytest.mark.parametrize("how", NAMED_WRONGLY)
+def test_wrong_weights_of_named_tokens_are_noticed_at_first_and_later(folder, beside, how) -> None:
+    """A matrix says not of which ids it is: what is in both answers has to be the same."""
+    with Double(folder, names=True, named=how) as double:
+        refused = invite(double.url)
+    assert refused.named is None
+    assert "named" not in refused.capabilities
+    assert "no log-probs of the tokens that were named" in refused.unnamed
+    with Double(folder, names=True) as double:
+        teacher = joined(double.url, beside)
+        double.named = how
+        with pytest.raises(ServerError, match="no log-probs of the tokens that were named") as caught:
+            teacher.recall_named(PROMPTS, COMPLETIONS, 1.0, Named(some_ids(7, 6)))
+        assert double.url in str(caught.value)
+
+
+def looking(support: str, k: int = 5):
+    """opd with a comparison through the k likeliest of somebody."""
+    return replace(ALL["gkd"], terms=(Distill(ReverseKL(), transforms=(TopK(k, support=support),)),))
+
+
+@pytest.mark.parametrize("support", ["student", "union"])
+def test_what_cannot_be_named_is_refused_before_a_model_is_loaded(folder, support) -> None:
+    with Double(folder) as double, Double(folder, names=True) as able, Double(folder, forbid=(ROUTE,)) as shut:
+        teacher, closed, knows = invite(double.url), invite(shut.url), invite(able.url)
+    with pytest.raises(RecipeError, match=r"student's likeliest tokens, which we name.*V2 model runner"):
+        refuse_unfit(looking(support), teacher)
+    with pytest.raises(RecipeError, match="Start it with --enable-scale-out"):
+        refuse_unfit(looking(support), closed)
+    refuse_unfit(looking(support), knows)
+    with pytest.raises(RecipeError, match="larger --max-logprobs"):
+        refuse_unfit(looking(support, 64), knows)
+    refuse_unfit(looking("teacher", 64), knows)
+
+
+@pytest.mark.parametrize("term", ["TopK(5, support='student')", "TopK(5, support='union', rest='renormalised')"])
+def test_a_student_compared_on_its_own_likeliest_learns_the_same_from_a_server(command, folder, capsys, term) -> None:  # noqa: F811
+    flags = ["--recipe", "gkd", "--steps", "2", "--eval-problems", "0", "--batch", "2", "--group", "1"]
+    flags += ["--set", "rollouts=OnPolicy()", "--set", f"terms=(Distill(ReverseKL(), transforms=({term},)),)"]
+    with Double(folder, names=True) as double:
+        assert command(*flags, "--teacher", double.url, "--name", "a") == 0
+        assert command(*flags, "--teacher", str(folder), "--name", "b") == 0
+    assert "whatever tokens are named, 63 at most" in capsys.readouterr().err
+    served, local = (read_jsonl(Path("runs", name, "metrics.jsonl")) for name in "ab")
+    assert [r["loss"] for r in served] == pytest.approx([r["loss"] for r in local], rel=1e-4)
+    assert [r["grad_norm"] for r in served] == pytest.approx([r["grad_norm"] for r in local], rel=1e-3)
 
 
 def test_a_text_that_was_cut_has_no_end(folder, tiny) -> None:

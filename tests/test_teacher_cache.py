@@ -263,7 +263,7 @@ def test_another_tokenizer_is_refused(at, models, capsys) -> None:
     [
         (["--set", "rollouts=OnPolicy()"], "scores completions that the student writes as it learns"),
         (["--set", "rollouts=ByTeacher()"], "needs texts the teacher wrote"),
-        (["--set", "terms.0.transforms=(TopK(5, support='student'),)"], "needs its whole distributions"),
+        (["--set", "terms.0.transforms=(TopK(5, support='student'),)"], "likeliest tokens, which we name"),
         (["--set", "terms.0.transforms=(TopK(5),)"], "knows 4 entries a token"),
     ],
 )

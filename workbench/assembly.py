@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def joined(cast: Cast, config: RunConfig, planned: Plan, loaded: Loaded, home: t
 
 def build_engine(config: RunConfig, planned: Plan, ranks: Ranks = ALONE) -> Engine:
     """Model, tokenizer, adapter and teacher as the configuration and the recipe say."""
-    cast, device = invited(config, planned), ranks.device(pick_device(config.device))
+    device = ranks.device(pick_device(config.device))
+    if config.offload and (ranks.asked != "fsdp2" or device.type != "cuda"):
+        raise UsageError(
+            f"--offload with --parallel {ranks.asked} on {device.type}: FSDP2 alone leaves its parts in the host's "
+            "memory, and on a CPU they are there. Add --parallel fsdp2 under torchrun on GPUs, or leave --offload out."
+        )
+    cast = invited(config, planned)
     adapter = planned.recipe.adapter
     source = str(fork_source(config.fork)) if config.fork else config.model
     loaded = load(
@@ -94,7 +101,7 @@ def build_engine(config: RunConfig, planned: Plan, ranks: Ranks = ALONE) -> Engi
         decode_rows=64 if device.type == "cpu" else 256,
         micro_tokens=micro,
         activation_checkpointing=config.activation_checkpointing,
-        ranks=ranks,
+        ranks=replace(ranks, offload=config.offload),
     )
     cast = joined(cast, config, planned, loaded, device)
     torch.manual_seed(config.seed)  # the adapter's first factors are the only thing torch draws

@@ -28,7 +28,7 @@ ALIASES = {
 }
 """Flag names of TRL and transformers whose meaning is the same, and nothing else."""
 
-THIS_TIME_ONLY = frozenset({"resume", "fresh", "dry_run", "debug", "parallel"})
+THIS_TIME_ONLY = frozenset({"resume", "fresh", "dry_run", "debug", "parallel", "offload"})
 """Fields that say what one start of the command does: a stored configuration that is used again leaves them out."""
 
 
@@ -83,6 +83,9 @@ class RunConfig:
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
     """How the processes that torchrun started hold the model: ddp, all of it in each; fsdp2, its tensors split among
     them; auto is ddp while it fits. In one process leave it."""
+    offload: bool = False
+    """With --parallel fsdp2 on GPUs: weights, gradients and the optimizer's averages stay in the host's memory, where
+    AdamW moves them. Layers visit the device to run."""
     adapter: str | None = None
     """none (all weights) or lora[:r=16,alpha=32]; with an adapter the teacher is the model with it off."""
 

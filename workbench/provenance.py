@@ -30,7 +30,7 @@ def config_hash(planned: Plan) -> str:
 
 CHANGES_NOTHING = frozenset(
     {"steps", "minutes", "train_tokens", "eval_every", "save_every", "keep", "track", "progress", "debug", "dry_run",
-     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "parallel", "device",
+     "resume", "fresh", "name", "output", "micro_tokens", "activation_checkpointing", "parallel", "offload", "device",
      "teacher_device", "server", "price_per_hour", "watts"}
 )  # fmt: skip
 """Fields that a resumed run may change: they move no number of the steps to come."""

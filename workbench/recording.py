@@ -20,7 +20,7 @@ from workbench.inspector.watching import Recording
 from workbench.parts.contexts import shown_to_teacher
 from workbench.recipe import Recipe
 from workbench.records import Judged
-from workbench.train import accounts, snapshot
+from workbench.train import accounts, ahead, snapshot
 from workbench.train.checkpoint import Checkpoint
 from workbench.train.report import StepReport, words
 from workbench.train.reporting import Alarms, StepLine
@@ -147,6 +147,7 @@ class Recorder:
             "saturation": self.saturation.state_dict(),
             "signal": self.signal.state_dict(),
             "accounts": self.accounts.state_dict(),
+            "ahead": ahead.remembered(self.state),
             **self.state.remembered(),
         }
         snapshot.save(self.vault, self.state.engine, self.recipe, step, extra)
@@ -171,6 +172,7 @@ class Recorder:
         self.saturation = Saturation(self.recipe, saved.state.get("saturation"))
         self.signal = SignalWatch(saved.state.get("signal"))
         self.accounts.load(saved.state.get("accounts"))
+        ahead.recall(self.state, saved.state.get("ahead", ()))
         self._method = self.recipe.method(self.state.memory)
         self._started, self._first = time.monotonic(), saved.step
         self.tokens.drop_after(saved.step)

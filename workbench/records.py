@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Author = Literal["student", "teacher", "dataset"]
 Role = Literal["student", "teacher", "reference"]
 """`reference`: the initial student, or a third model, beside both (G-OPD); scored only where a recipe asks for it."""
-Capability = Literal["text", "write", "logp", "entropies", "top_k", "logits"]
+Capability = Literal["text", "write", "logp", "entropies", "top_k", "named", "logits"]
 """What a teacher gives: texts it wrote; decoding of any prompt; log-probs of given tokens; entropies; the
 likeliest entries with their rest; whole distributions."""
 StopReason = Literal["stop", "length", "cancelled"]

@@ -26,7 +26,7 @@ from workbench.divergence.loss import Loss, Options, Part, TokenRows
 from workbench.divergence.pair import Divergence, Pair
 from workbench.divergence.powers import AlphaBeta
 from workbench.divergence.reference import reference_loss
-from workbench.divergence.sparse import SparseTeacher
+from workbench.divergence.sparse import SparseTeacher, likeliest
 from workbench.divergence.targets import AlphaMixture, GeometricBridge, TowardsTeacher
 from workbench.divergence.transforms import Temperature, TopK, Transform
 from workbench.divergence.weighted import AdaptiveKL, ConcreteScore, ToDi
@@ -65,6 +65,7 @@ __all__ = [
     "Transform",
     "fused_loss",
     "generic_loss",
+    "likeliest",
     "reference_loss",
 ]
 

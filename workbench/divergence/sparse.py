@@ -53,6 +53,8 @@ class SparseTeacher:
     """Of the whole distribution, nats."""
     target_logp: Float[Tensor, " n"] | None = None
     """Of the written token; None, or NaN: known only where the token is among the entries."""
+    ranked: bool = True
+    """Whether the entries are its likeliest; False: somebody named them, and what lies outside may be likelier."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot mean anything. Raises UsageError (a ValueError)."""
@@ -222,6 +224,17 @@ class SparseTeacher:
         if renormalised:
             entries = entries.log_softmax(-1).masked_fill(absent, LOG_FLOOR)
         return torch.cat((entries, tail.unsqueeze(-1)), -1) if self.rest == "bucket" else entries
+
+
+@torch.no_grad()
+def likeliest(scored: Scored, k: int) -> Int[Tensor, "n k"]:
+    """The ids of a role's k likeliest entries at each token, the likeliest first; k at most the vocabulary.
+
+    Logits exist for some hundred tokens at once.
+    """
+    dtype = torch.promote_types(scored.hidden.dtype, torch.float32)
+    chunks = torch.split(scored.hidden, CHUNK) if len(scored.hidden) else (scored.hidden,)
+    return torch.cat([scored.head.logits(chunk.to(dtype)).topk(k, -1).indices for chunk in chunks])
 
 
 def counts(divergence: Divergence) -> bool:

@@ -64,7 +64,7 @@ class Cached(External):
         """Hidden states are everything there is to know about a completion."""
         given: set[Capability] = {"logp", "entropies", "top_k"} if self.manifest.written else {"top_k"}
         if self.manifest.identity.kind == "hidden":
-            given.add("logits")
+            given |= {"named", "logits"}
         if self._written:
             given.add("text")
         return frozenset(given)

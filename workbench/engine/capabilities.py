@@ -3,16 +3,16 @@
 | a teacher | gives |
 |---|---|
 | another model | everything |
-| a vLLM server | `logp`, `top_k` of any completion, at temperature 1; `text` |
+| a vLLM server | `logp`, `top_k` of any completion, at temperature 1, `named` where it can; `text` |
 | an OpenAI-compatible server | `text` |
-| a cache of hidden states | `logp`, `entropies`, `top_k`, `logits` of those in it; `text` if the teacher wrote them |
-| a cache of the likeliest entries | the same without `logits`; taken over from DistillKit, `top_k` alone |
+| a cache of hidden states | all but `write` of those in it; `text` if the teacher wrote them |
+| a cache of the likeliest entries | the same without `named` and `logits`; taken over from DistillKit, `top_k` alone |
 | texts | `text` |
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 
@@ -23,13 +23,14 @@ from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
 from workbench.records import Capability
 
-EVERYTHING: frozenset[Capability] = frozenset({"text", "write", "logp", "entropies", "top_k", "logits"})
+EVERYTHING: frozenset[Capability] = frozenset(get_args(Capability))
 WORDS: dict[Capability, str] = {
     "text": "texts the teacher wrote",
     "write": "a teacher that writes while we watch",
     "logp": "log-probs of given tokens",
     "entropies": "entropies of its distributions",
     "top_k": "its likeliest tokens with their log-probs",
+    "named": "log-probs of the student's likeliest tokens, which we name",
     "logits": "its whole distributions",
 }
 
@@ -58,6 +59,16 @@ class Gives(Protocol):
         ...
 
     @property
+    def named(self) -> int | None:
+        """How many entries a token can be named to it; None: it gives all, or its own alone."""
+        ...
+
+    @property
+    def unnamed(self) -> str:
+        """Why none can be named to it; empty where it was not asked."""
+        ...
+
+    @property
     def recorded(self) -> bool:
         """Whether no model of it runs here: it is asked for what it says, or looked up."""
         ...
@@ -71,10 +82,12 @@ class Gives(Protocol):
 def needed(recipe: Recipe) -> dict[Capability, str]:
     """What a recipe asks of its teacher, and which part of it asks."""
     asked: dict[Capability, str] = {}
-    for term in on_support(recipe.terms)[0]:
-        name = type(term).__name__
+    terms, support = on_support(recipe.terms)
+    for term in terms:
+        name, looks = type(term).__name__, _looks_at(term)
         if {"teacher", "teacher_logp"} & term.needs:
-            asked.setdefault(_looks_at(term), name)
+            ours = looks == "top_k" and support is not None and support.support != "teacher"
+            asked.setdefault("named" if ours else looks, name)
         if "behaviour" in term.needs and "teacher" in term.where.authors & recipe.rollouts.authors:
             asked.setdefault("write", name)
     for plan in recipe.plans:
@@ -112,7 +125,10 @@ def fits(recipe: Recipe, teacher: Gives) -> bool:
 
 def _misses(recipe: Recipe, teacher: Gives) -> bool:
     support = on_support(recipe.terms)[1]
-    return support is not None and teacher.entries is not None and teacher.entries < support.k
+    if support is None:
+        return False
+    few = {"teacher": (teacher.entries,), "student": (teacher.named,), "union": (teacher.entries, teacher.named)}
+    return any(known is not None and known < support.k for known in few[support.support])
 
 
 def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
@@ -134,12 +150,13 @@ def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
         gives = " and ".join(WORDS[kind] for kind in WORDS if kind in teacher.capabilities)
         raise RecipeError(
             f"recipe {recipe.name} needs more than --teacher {teacher.source} gives. {wants}; {teacher.kind} gives "
-            f"{gives}. {_instead(teacher)}"
+            f"{gives}. {f'{teacher.unnamed} ' if 'named' in lacking and teacher.unnamed else ''}{_instead(teacher)}"
         )
     if _misses(recipe, teacher):
         raise RecipeError(
             f"recipe {recipe.name} compares {on_support(recipe.terms)[1]}. {teacher.kind} knows {teacher.entries} "
-            "entries a token. Cache at least as many, or change the term's TopK with --set."
+            f"entries a token{f', and {teacher.named} that are named' if teacher.named else ''}. Cache at least as "
+            "many, start a server with a larger --max-logprobs, or change the term's TopK with --set."
         )
     if not fits(recipe, teacher):
         raise RecipeError(

@@ -41,7 +41,7 @@ from workbench.records import (
 )
 
 if TYPE_CHECKING:
-    from workbench.engine.teachers import External, Teaching
+    from workbench.engine.teachers import External, Named, Teaching
 
 
 @dataclass(frozen=True)
@@ -219,14 +219,23 @@ class Engine:
             return dataclasses.replace(sliced(head_of(model), self.vocabulary), temperature=temperature)
 
     def teach(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+        named: Named | None = None,
     ) -> Teaching:
         """What the teacher says at each completion token: computed now, or as it was recorded.
 
         A `Scored` or a `SparseTeacher` of N rows, sequence after sequence as `score` has them, without gradient.
+        `named`: the entries to tell of, for a teacher that can be asked so (`External.named`).
         """
         if self.external is not None and self.external.recorded:
-            found = self.external.recall(prompts, completions, temperature)
+            found: Teaching
+            if named is None:
+                found = self.external.recall(prompts, completions, temperature)
+            else:
+                found = self.external.recall_named(prompts, completions, temperature, named)
             if self.external.anew:  # a server scored them; what was recorded is looked up
                 self.meter.scored("teacher", sum(map(len, completions)), here=False)
             return found

@@ -42,6 +42,8 @@ class Ranks:
     strategy: Strategy = "single"
     """What runs; settled when the model is known."""
     backend: str = ""
+    offload: bool = False
+    """Whether FSDP2 keeps what is split in the host's memory, and moves it there: weights, gradients, averages."""
 
     @property
     def rank(self) -> int:

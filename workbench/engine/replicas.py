@@ -139,15 +139,16 @@ class Sharded(Replicas):
     def __init__(self, ranks: Ranks, student: Any, copies: Iterable[Any], device: torch.device) -> None:
         """Split the student and the `copies` of it that teach, in place."""
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         self.scale, mesh = float(ranks.size), init_device_mesh(device.type, (ranks.size,))
         self._first, self._device, self._skeleton = ranks.first, device, Skeleton(student)
+        policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if ranks.offload else OffloadPolicy()
         self._roots = {id(model): Root(model, apart=False) for model in (student, *copies)}
         for root in self._roots.values():
             for layer in layers_of(root.model):
-                fully_shard(layer, mesh=mesh)
-            fully_shard(root, mesh=mesh, reshard_after_forward=False)
+                fully_shard(layer, mesh=mesh, offload_policy=policy)
+            fully_shard(root, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
             with torch.no_grad():  # the first module to run is the root: let it be this one
                 root([[0]], [[0]], device)
         self.settle()

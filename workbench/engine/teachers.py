@@ -63,6 +63,16 @@ class Beside:
         return len(head_of(self.loaded.model).weight)
 
 
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Entries of the vocabulary at each of N tokens, row after row as `Engine.score` has them."""
+
+    ids: Tensor
+    """(N, K), each once a row."""
+    beside: int = 0
+    """The teacher's own likeliest that are compared too."""
+
+
 class External(ABC):
     """A teacher that is not the student."""
 
@@ -72,6 +82,10 @@ class External(ABC):
     anew = False
     """A recorded teacher that answers for completions nobody recorded: a server."""
     entries: int | None = None
+    named: int | None = None
+    """Entries a token that can be named to one that answers; None: it gives all, or its own alone."""
+    unnamed = ""
+    """Why none can be named."""
 
     def __init__(self, source: str) -> None:
         """`source` is what --teacher said."""
@@ -99,6 +113,16 @@ class External(ABC):
     ) -> Teaching:
         """What it said about these completions. Raises InputError for one it does not know."""
         raise InputError(f"{self.kind} says nothing about given tokens. {self.source} cannot score. Give a model.")
+
+    def recall_named(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+        named: Named,
+    ) -> SparseTeacher:
+        """What it says of the entries that are named, a row a token. Raises InputError where it cannot be asked."""
+        raise InputError(f"{self.kind} is told no entries. {self.source} has its own alone. Give a model.")
 
     def knows(self, prompt: Sequence[int], completion: Sequence[int]) -> bool:
         """Whether it can say something about this completion."""

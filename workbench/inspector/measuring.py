@@ -132,7 +132,7 @@ def _sparse(teacher: SparseTeacher, ids: Tensor, dtype: torch.dtype) -> dict[str
     """A rank is known as long as the token is no less likely than the last entry that is known."""
     logp, entropy = teacher.known(ids, dtype)
     entries = teacher.logp.to(dtype).masked_fill(~teacher.kept, -torch.inf)
-    among = logp >= entries.min(-1).values.clamp(min=LOG_FLOOR)
+    among = (logp >= entries.min(-1).values.clamp(min=LOG_FLOOR)) & teacher.ranked
     rank = (entries > logp[:, None]).sum(-1).masked_fill(~among, -1)
     return {"teacher_logp": logp, "teacher_entropy": entropy, "teacher_rank": rank}
 
@@ -164,7 +164,7 @@ def _tops(student: Tensor, teacher: Tensor | SparseTeacher | None, top: int) -> 
 
 
 def _sparse_tops(student: Tensor, teacher: SparseTeacher, mine: Tensor) -> dict[str, Tensor]:
-    """What it knows of them; what is beyond its entries is in its tail."""
+    """What it knows of them; what is beyond its entries is in its tail. Entries that were named are not its tops."""
     k = mine.shape[-1]
     logp, order = teacher.logp.to(student.dtype).masked_fill(~teacher.kept, -torch.inf).sort(-1, descending=True)
     ids = teacher.ids.gather(-1, order).long()
@@ -180,6 +180,8 @@ def _sparse_tops(student: Tensor, teacher: SparseTeacher, mine: Tensor) -> dict[
     there = logp.isfinite()
     other = student.gather(-1, ids.masked_fill(~there, 0)).masked_fill(~there, torch.nan)
     ids, logp = ids.masked_fill(~there, -1), logp.masked_fill(~there, torch.nan)
+    if not teacher.ranked:
+        ids, logp, other, rest = torch.full_like(ids, -1), logp * torch.nan, other * torch.nan, rest * torch.nan
     return {
         "teacher_ids": _wide(ids[:, :k], k, -1),
         "teacher_logp": _wide(logp[:, :k], k, torch.nan),

@@ -109,14 +109,15 @@ class Distill:
 
 
 def on_support(terms: Sequence[Term]) -> tuple[tuple[Term, ...], TopK | None]:
-    """The terms without the one `TopK` on the teacher's side through which all that compare look, and it; or as given.
+    """The terms without the one `TopK` through which all that compare look, and it; or as given.
 
-    A comparison on the teacher's likeliest entries is one with a teacher that says no more (`SparseTeacher`): the
-    student's gradient takes the fused loop, and a cache of that many entries is enough.
+    A comparison on some entries is one with a teacher that says no more (`SparseTeacher`): the student's gradient takes
+    the fused loop, and a teacher that knows those entries is enough. Those of the teacher are in a cache of as many;
+    those of the student have to be named to a teacher that answers.
     """
     looking = [term for term in terms if term.part(torch.ones(1)).sampled is None]
     seen = {term.transforms if isinstance(term, Distill) else () for term in looking}
-    if len(seen) != 1 or len(only := seen.pop()) != 1 or not isinstance(only[0], TopK) or only[0].support != "teacher":
+    if len(seen) != 1 or len(only := seen.pop()) != 1 or not isinstance(only[0], TopK):
         return tuple(terms), None
     return tuple(replace(t, transforms=()) if isinstance(t, Distill) else t for t in terms), only[0]
 

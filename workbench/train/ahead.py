@@ -7,7 +7,8 @@ is asked for, and is written anew by the weights of then. Divergences are always
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from workbench.engine.engine import Engine
 from workbench.engine.generating import ignore, never
@@ -39,17 +40,37 @@ def foresee(recipe: Recipe, state: State, problems: Sequence[Problem], steps: in
     n = min(recipe.batch, len(problems))
     batch = recipe.curriculum.batch(problems, n, step * recipe.batch, seed)
     state.engine.catch_up()
-    beginner = Beginner(state.engine, generator)
+    beginner = Beginner(state.engine, generator, step)
     desk = Desk(beginner, now.student, now.teacher, now.sampling, (state.seed, step), state.stopped, state.replay)
     now.rollouts.draw(desk, batch)
+
+
+def remembered(state: State) -> list[dict[str, Any]]:
+    """The rollouts that a checkpoint keeps: older weights began them, and a resumed run has only those of now."""
+    generator = state.engine.generators["student"]
+    return generator.remembered(state.clock.step) if isinstance(generator, AheadGenerator) else []
+
+
+def recall(state: State, records: Sequence[Mapping[str, Any]]) -> None:
+    """Go on with what `remembered` gave."""
+    generator = state.engine.generators["student"]
+    if isinstance(generator, AheadGenerator):
+        generator.recall(state.clock.step, records)
+
+
+def forget(state: State) -> None:
+    """A step failed: another attempt has its rollouts written anew."""
+    generator = state.engine.generators["student"]
+    if isinstance(generator, AheadGenerator):
+        generator.forget()
 
 
 class Beginner:
     """A `Completer` that begins what the student is to write, and hands out blank sheets."""
 
-    def __init__(self, engine: Engine, generator: AheadGenerator) -> None:
-        """`engine` renders the prompts."""
-        self._engine, self._generator = engine, generator
+    def __init__(self, engine: Engine, generator: AheadGenerator, step: int) -> None:
+        """`engine` renders the prompts; `step` is the one they are for."""
+        self._engine, self._generator, self._step = engine, generator, step
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, stopped: Callable[[], bool] = never, wrote: Told = ignore
@@ -58,7 +79,7 @@ class Beginner:
         mine = [r for r in requests if r.author == "student"]
         wanted = [Wanted(self._engine.prompt(r.context, Case(r.problem)).ids, r.key) for r in mine]
         if wanted:
-            self._generator.begin(wanted, sampling, self._engine.stop_ids)
+            self._generator.begin(wanted, sampling, self._engine.stop_ids, self._step)
         return [Rollout(r.problem, r.author, (), "", None, "cancelled", index=r.index) for r in requests]
 
     def transcribe(self, requests: Sequence[Request], sampling: Sampling) -> list[Rollout]:

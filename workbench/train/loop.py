@@ -14,7 +14,7 @@ from workbench.parts.schedules import Memory, Seen
 from workbench.parts.writers import Desk
 from workbench.recipe import Recipe
 from workbench.records import Problem
-from workbench.train.ahead import foresee
+from workbench.train.ahead import foresee, forget
 from workbench.train.judging import Verifier
 from workbench.train.report import StepReport
 from workbench.train.step import State, train_step
@@ -112,6 +112,9 @@ def _tried(
     report = None
     try:
         report = train_step(recipe, state, batch, verify)
+    except Exception:
+        forget(state)
+        raise
     finally:
         if report is None:
             state.memory = Memory(remembered)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from workbench.divergence import Options, Scored, SparseTeacher, TokenRows, fused_loss, generic_loss
+from workbench.divergence import Options, Scored, SparseTeacher, TokenRows, fused_loss, generic_loss, likeliest
 from workbench.engine.engine import Engine
-from workbench.engine.teachers import Teaching
+from workbench.engine.teachers import Named, Teaching
 from workbench.parts.terms import Term, on_support
 from workbench.parts.weights import reads_entropies
 from workbench.recipe import Recipe
@@ -62,11 +62,12 @@ def objective(
     completions = [e.tokens for e in batch]
     with torch.set_grad_enabled(grad):
         student = engine.score("student", [e.student_prompt for e in batch], completions)
+    scored, terms = Scored(student, engine.head("student", temperature)), tuple(recipe.terms)
     privileged = None
     if recipe.needs_teacher:
-        privileged = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature)
+        named = _named(terms, engine, scored)
+        privileged = engine.teach([e.teacher_prompt or () for e in batch], completions, temperature, named)
     rows = token_rows(batch, device)
-    scored, terms = Scored(student, engine.head("student", temperature)), tuple(recipe.terms)
     views = Views(replace(scored, hidden=student.detach()), privileged, rows.ids)
     if rows.temperature is None:
         terms, privileged = _seen(terms, privileged, scored, rows)
@@ -86,6 +87,14 @@ def objective(
     return out.loss, Signal(batch, out.values.cpu(), out.weights.cpu(), stats, out.turned, views)
 
 
+def _named(terms: tuple[Term, ...], engine: Engine, student: Scored) -> Named | None:
+    """The student's likeliest entries, where they are compared and its teacher has to be told them."""
+    support, external = on_support(terms)[1], engine.external
+    if support is None or support.support == "teacher" or external is None or external.named is None:
+        return None
+    return Named(likeliest(student, support.k), support.k if support.support == "union" else 0)
+
+
 def _seen(
     terms: tuple[Term, ...], teacher: Teaching | None, student: Scored, rows: TokenRows
 ) -> tuple[tuple[Term, ...], Teaching | None]:
@@ -94,7 +103,11 @@ def _seen(
     if teacher is None or support is None or support.k >= len(student.head.weight):
         return terms, teacher
     if isinstance(teacher, Scored):
+        if support.support != "teacher":
+            return terms, teacher
         return narrow, SparseTeacher.of(teacher, support.k, written=rows.ids, rest=support.rest)
+    if support.support != "teacher":  # it was told which entries
+        return narrow, replace(teacher, rest=support.rest)
     return narrow, teacher.cut(support.k, support.rest)
 
 

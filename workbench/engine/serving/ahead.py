@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from threading import Event
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ STALE = 1
 class Flight:
     """Work that was begun."""
 
+    step: int
+    """Optimizer steps before the one it is for."""
     places: dict[Wanted, int]
     settings: tuple[Sampling, frozenset[int]]
     samples: Future[list[Sample]]
@@ -29,6 +32,28 @@ class Flight:
     def covers(self, wanted: Wanted, settings: tuple[Sampling, frozenset[int]]) -> bool:
         """Whether this very completion was begun."""
         return wanted in self.places and settings == self.settings
+
+    def record(self) -> dict[str, Any] | None:
+        """Plain JSON, once it is written; None where it failed. What was cut off is left out."""
+        if self.samples.exception() is not None:
+            return None
+        pairs = [(w, s) for w, s in zip(self.places, self.samples.result(), strict=True) if s.stop != "cancelled"]
+        return {
+            "sampling": asdict(self.settings[0]),
+            "ends": sorted(self.settings[1]),
+            "wanted": [{"prompt": w.prompt, "key": w.key.hex()} for w, _ in pairs],
+            "samples": [asdict(s) for _, s in pairs],
+        }
+
+    @classmethod
+    def of(cls, step: int, record: Mapping[str, Any]) -> Flight:
+        """The inverse of `record`."""
+        wanted = [Wanted(tuple(w["prompt"]), bytes.fromhex(w["key"])) for w in record["wanted"]]
+        samples = Future[list[Sample]]()
+        lists = ("tokens", "logprobs", "versions")
+        samples.set_result([Sample(**s | {name: tuple(s[name]) for name in lists}) for s in record["samples"]])
+        places = {w: place for place, w in enumerate(wanted)}
+        return cls(step, places, (Sampling(**record["sampling"]), frozenset(record["ends"])), samples)
 
 
 class AheadGenerator:
@@ -38,6 +63,7 @@ class AheadGenerator:
         """`stopped` cuts off what was begun."""
         self.inner, self._stopped = inner, stopped
         self._flights = deque[Flight](maxlen=2)
+        self._taken = list[Flight]()
         self._pool, self._closed = ThreadPoolExecutor(1), Event()
 
     @property
@@ -65,11 +91,27 @@ class AheadGenerator:
         """The inner one's."""
         return self.inner.gap
 
-    def begin(self, wanted: Sequence[Wanted], sampling: Sampling, ends: frozenset[int]) -> None:
-        """Start to write these with the weights of now. What fails is told when they are asked for."""
+    def begin(self, wanted: Sequence[Wanted], sampling: Sampling, ends: frozenset[int], step: int = 0) -> None:
+        """Start to write these with the weights of now, for a step. What fails is told when they are asked for."""
         places = {w: place for place, w in enumerate(wanted)}
         samples = self._pool.submit(self.inner.generate, wanted, sampling, ends, self._cut)
-        self._flights.append(Flight(places, (sampling, ends), samples))
+        self._flights.append(Flight(step, places, (sampling, ends), samples))
+
+    def remembered(self, step: int) -> list[dict[str, Any]]:
+        """What was begun for a step that is still to be done, once it is written: plain JSON.
+
+        What was begun for later steps had the weights of `step`, and can be begun again.
+        """
+        found = [flight.record() for flight in (*self._taken, *self._flights) if flight.step == step]
+        return [record for record in found if record is not None]
+
+    def recall(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Have at hand what `remembered` gave."""
+        self._flights.extend(Flight.of(step, record) for record in records)
+
+    def forget(self) -> None:
+        """What the step at hand has taken is of no use to another attempt."""
+        self._taken.clear()
 
     def generate(
         self,
@@ -85,6 +127,7 @@ class AheadGenerator:
             mine = [place for place, w in enumerate(wanted) if flight.covers(w, (sampling, ends))]
             if mine:
                 self._flights.remove(flight)
+                self._taken = [*(other for other in self._taken if other.step == flight.step), flight]
                 samples = flight.samples.result()  # a stop of the run cuts it off
                 found |= {place: self._young(samples[flight.places[wanted[place]]]) for place in mine}
         rest = [place for place in range(len(wanted)) if place not in found]

@@ -16,13 +16,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from workbench.divergence import SparseTeacher
 from workbench.engine.loading import load_speaker
 from workbench.engine.serving.answers import FLOOR, seed_of
 from workbench.engine.serving.client import Line, Replica, parsed
 from workbench.engine.serving.fleet import Fleet
-from workbench.engine.teachers import Beside, External, Teaching
+from workbench.engine.serving.naming import Entries, Question, names, said_of
+from workbench.engine.teachers import Beside, External, Named, Teaching
 from workbench.engine.texts import Pen
 from workbench.errors import InputError, ServerError, UsageError
 from workbench.records import Capability, Case, Request, Rollout, Sampling
@@ -46,7 +48,8 @@ def served_teacher(source: str) -> External:
     vllm = {m["id"]: m for m in models if "max_model_len" in m and m.get("parent") is None}
     chosen = next(iter(vllm.values()), models[0])
     if vllm and (width := _width(replica, chosen["id"])):
-        return ScoringServer(address, replica, chosen, name or str(chosen.get("root")), width)
+        known = names(replica, chosen["id"], width)
+        return ScoringServer(address, replica, chosen, name or str(chosen.get("root")), width, known)
     ids = [m["id"] for m in models]
     if (name or (ids[0] if len(ids) == 1 else None)) not in ids:
         raise InputError(
@@ -109,11 +112,21 @@ class ScoringServer(WritingServer):
     """A vLLM server: the likeliest entries of its distribution at every token of ours, and what it gives our token."""
 
     kind = "a vLLM server"
-    capabilities = frozenset({"text", "logp", "top_k"})
 
-    def __init__(self, source: str, replica: Replica, card: Mapping[str, Any], tokenizer: str, width: int) -> None:
-        """`tokenizer` is where its tokenizer can be read, `width` the entries it gives a token."""
+    def __init__(
+        self,
+        source: str,
+        replica: Replica,
+        card: Mapping[str, Any],
+        tokenizer: str,
+        width: int,
+        known: tuple[int | None, str] = (None, ""),
+    ) -> None:
+        """`tokenizer` is where its tokenizer can be read, `width` the entries it gives a token, `known` as `names`."""
         super().__init__(source, replica, str(card["id"]))
+        self.named, self.unnamed = known
+        can: list[Capability] = ["text", "logp", "top_k", "named"]
+        self.capabilities = frozenset(can if self.named else can[:-1])
         self._tokenizer, self._limit, self.entries = tokenizer, int(card["max_model_len"]), width
 
     def join(self, beside: Beside) -> None:
@@ -138,6 +151,9 @@ class ScoringServer(WritingServer):
         return [
             f"{self.model} at {self.source}: the {self.entries} likeliest tokens and the written one; takes "
             f"{self._limit} tokens",
+            f"and whatever tokens are named, {self.named} at most"
+            if self.named
+            else f"tokens cannot be named to it, so none of the student's likeliest: {self.unnamed}",
             f"tokenizer proven: {self.proof.text()}",
             self._end_line(self._student),
         ]
@@ -163,18 +179,52 @@ class ScoringServer(WritingServer):
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
     ) -> Teaching:
         """Asked now, in parallel; the tail is what the entries leave. Raises InputError as `check`, ServerError."""
-        texts = [self._as_its_own(completion) for completion in completions]
-        for prompt, text in zip(prompts, texts, strict=True):
-            self.check(prompt, text, temperature)
+        texts = self._checked(prompts, completions, temperature)
 
-        def ask(replica: Replica, place: int, line: Line) -> list[_Entries]:
+        def ask(replica: Replica, place: int, line: Line) -> list[Entries]:
             ids = [*prompts[place], *texts[place]]
             body = {"model": self.model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": self.entries}
             answer = replica.post("/v1/completions", body, line)
             return _scored(answer, replica.url, ids, len(prompts[place]))
 
         found = self._fleet.spread([[place] for place in range(len(texts))], ask)
-        return self._sparse([row for place in range(len(texts)) for row in found[place]])
+        assert self.entries is not None, "set when it was made"
+        return self._sparse([row for place in range(len(texts)) for row in found[place]], self.entries)
+
+    def recall_named(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+        named: Named,
+    ) -> SparseTeacher:
+        """The same for the entries that are named, and those beside them. Raises InputError, ServerError."""
+        texts = self._checked(prompts, completions, temperature)
+        rows = torch.split(self._swapped(named.ids.cpu()), [len(text) for text in texts])
+
+        def ask(replica: Replica, place: int, line: Line) -> list[Entries]:
+            question = Question(prompts[place], texts[place], rows[place].tolist(), named.beside)
+            return said_of(replica, self.model, question, line)
+
+        found = self._fleet.spread([[place] for place in range(len(texts))], ask)
+        width = named.ids.shape[1] + named.beside
+        return replace(self._sparse([row for place in range(len(texts)) for row in found[place]], width), ranked=False)
+
+    def _checked(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float
+    ) -> list[Sequence[int]]:
+        """The completions as its own."""
+        texts = [self._as_its_own(completion) for completion in completions]
+        for prompt, text in zip(prompts, texts, strict=True):
+            self.check(prompt, text, temperature)
+        return texts
+
+    def _swapped(self, ids: Tensor) -> Tensor:
+        """Each role's end in the other's place; everything else means the same to both."""
+        if self.exchanged is None:
+            return ids
+        theirs, mine = self.exchanged
+        return torch.where(ids == theirs, mine, torch.where(ids == mine, theirs, ids))
 
     def _as_its_own(self, completion: Sequence[int]) -> Sequence[int]:
         """Where it ends with another token than the student, that is what it is asked about."""
@@ -182,18 +232,14 @@ class ScoringServer(WritingServer):
             return [*completion[:-1], self.exchanged[0]]
         return completion
 
-    def _sparse(self, rows: Sequence[_Entries]) -> SparseTeacher:
-        k = self.entries
-        assert k is not None, "set when it was made"
+    def _sparse(self, rows: Sequence[Entries], k: int) -> SparseTeacher:
         ids = torch.zeros(len(rows), k, dtype=torch.long)
         logp = torch.full((len(rows), k), -math.inf)
         for i, (entries, _) in enumerate(rows):
             ranked = sorted(entries.items(), key=lambda entry: -entry[1])[:k]
             ids[i, : len(ranked)] = torch.tensor([token for token, _ in ranked])
             logp[i, : len(ranked)] = torch.tensor([value for _, value in ranked])
-        if self.exchanged:
-            theirs, mine = self.exchanged
-            ids = torch.where(ids == theirs, mine, torch.where(ids == mine, theirs, ids))
+        ids = self._swapped(ids)
         rest = -torch.expm1(logp.double().logsumexp(-1).clamp(max=-1e-12))
         home = self._home
         return SparseTeacher(
@@ -205,11 +251,7 @@ class ScoringServer(WritingServer):
         )
 
 
-_Entries = tuple[dict[int, float], float]
-"""Entry -> log-prob, and the written token's."""
-
-
-def _scored(answer: Any, url: str, ids: Sequence[int], start: int) -> list[_Entries]:
+def _scored(answer: Any, url: str, ids: Sequence[int], start: int) -> list[Entries]:
     """The rows of the completion. Raises ServerError for an answer that is none."""
     try:
         (choice,) = answer["choices"]
