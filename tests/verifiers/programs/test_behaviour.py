@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifiers import Behaviour, Verdict, consensus
@@ -35,10 +35,10 @@ from .test_forgeries import ROWS
 from .test_forgeries import TESTS as FORGED
 
 MEAN = column_of(
-    {"call": "mean", "args": [[1, 2, 6]], "expected": 3, "seconds": 2},
-    {"call": "mean", "args": [[0.1, 0.2]], "expected": 0.15, "seconds": 2},
-    {"call": "mean", "args": [[]], "expected": 0, "seconds": 2},
-    {"call": "mean", "args": [[9]], "expected": 9, "hidden": True, "seconds": 2},
+    {"call": "mean", "args": [[1, 2, 6]], "expected": 3},
+    {"call": "mean", "args": [[0.1, 0.2]], "expected": 0.15},
+    {"call": "mean", "args": [[]], "expected": 0},
+    {"call": "mean", "args": [[9]], "expected": 9, "hidden": True},
 )
 ALIKE = [
     "def mean(x):\n    return sum(x) / len(x) if x else 0",
@@ -53,7 +53,6 @@ OTHERS = [
     "def mean(x): return str(sum(x) / len(x)) if x else 0",
     "def mean(x): return [sum(x) / len(x)] if x else 0",
     "import os\ndef mean(x): return sum(x) / len(x) if x else os._exit(0)",
-    "def mean(x):\n    while not x: pass\n    return sum(x) / len(x)",
     "def mean(x): return sum(x) / len(x) if x else float('nan')",
     "def mean(x): return sum(x) / len(x) if x else object()",
 ]
@@ -76,6 +75,11 @@ def jailed(request) -> Jail:
     return pytest.skip(found) if isinstance(found, str) else found
 
 
+def soon(tests: list[str]) -> list[str]:
+    """With a deadline for programs that miss any."""
+    return column_of(*(json.loads(test) | {"seconds": 1} for test in tests))
+
+
 def key_of(tests, program, box) -> str:
     return judge_program(parse_tests(tests), program, box).behaviour
 
@@ -84,9 +88,10 @@ def test_same_behaviour_is_one_key_and_another_outcome_on_one_input_another(jail
     alike = {key_of(MEAN, program, jailed) for program in ALIKE}
     assert len(alike) == 1
     others = [key_of(MEAN, program, jailed) for program in OTHERS]
+    others += [key_of(soon(MEAN), "def mean(x):\n    while not x: pass\n    return sum(x) / len(x)", jailed)]
     assert "" not in others
-    # The last two end the same way: with no plain value on the last input.
-    assert len(set(others)) == len(OTHERS) - 1
+    # The last two of the list end the same way: with no plain value on the last input.
+    assert len(set(others)) == len(others) - 1
     assert not alike & set(others)
     assert {key_of(MEAN, program, jailed) for program in SILENT} == {""}
 
@@ -97,7 +102,7 @@ def test_keys_do_not_depend_on_the_level():
         assert len({key_of(MEAN, program, box) for box in (PlainBox(), *boxes)}) == 1
 
 
-LINES = column_of(*({"stdin": f"{n} 2\n", "stdout": f"{n + 2}\n", "seconds": 2} for n in (1, 5, 7)))
+LINES = column_of(*({"stdin": f"{n} 2\n", "stdout": f"{n + 2}\n"} for n in (1, 5, 7)))
 READ = "a, b = map(int, input().split())\n"
 
 
@@ -111,7 +116,8 @@ def test_outputs_vote_as_they_are_compared_and_after_the_first_wrong_one_too(jai
     assert "" not in keys
     assert len(set(keys)) == len(keys)
     assert key_of(LINES, READ + "print(a + b); 1 / 0", PlainBox()) == "", "a box that tells a status, and no ending"
-    assert {key_of(LINES, text, jailed) for text in ("pass", "print()", "1 / 0", READ + "while True: pass")} == {""}
+    assert {key_of(LINES, text, jailed) for text in ("pass", "print()", "1 / 0")} == {""}
+    assert key_of(soon(LINES), READ + "while True: pass", jailed) == ""
 
 
 def test_in_place_tasks_vote_with_what_they_leave(box):
@@ -207,7 +213,7 @@ def test_no_forgery_votes_with_an_honest_program(kind, fast_box):
         "st": "def f(n): return {1, 2, 3}", "dc": "def f(n): return {1: 2, 3: 4}", "boolt": "def f(n): return n == 2",
     }  # fmt: skip
     key = key_of(column_of(*FORGED[kind]), honest[kind], fast_box)
-    tests = column_of(*(test | {"seconds": 1} for test in FORGED[kind]))
+    tests = soon(column_of(*FORGED[kind]))
     assert key
     rows = [row for row in ROWS if row["tests"] == kind]
     assert rows
@@ -238,10 +244,11 @@ plain = st.recursive(
 
 
 @given(plain, plain)
+@settings(deadline=None)
 def test_what_is_stated_alike_is_equal_and_what_is_equal_exactly_is_stated_alike(a, b):
     one, two = stated(read(write(a))), stated(read(write(b)))
     if one == two and one is not None:
-        assert equal(read(write(a)), b) or "e-" in one, "rounded, or one subnormal"
+        assert equal(read(write(a)), b)
     assert (one is None) == (not equal(read(write(a)), a))
 
 
@@ -265,6 +272,7 @@ def test_noise_of_floats_is_no_difference_and_size_is_no_statement():
 tokens = st.lists(st.integers().map(str) | st.floats(allow_nan=False).map(repr) | st.sampled_from("ab"), max_size=4)
 
 
+@settings(deadline=None)
 @given(tokens, st.sampled_from([" ", "  ", "\n", "\r\n"]))
 def test_an_output_states_itself_however_it_is_laid_out(parts, gap):
     text = gap.join(parts)
