@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import TimeoutError
 
-from tests.browser.conftest import App, Watched, until
+from tests.browser.conftest import LEAVING, App, Watched, until
 from workbench.screens.serving import POLICY
 from workbench.train.reporting import view
 from workbench.train.run_directory import RunDirectory
@@ -182,7 +182,9 @@ def test_a_run_started_here_is_watched_stopped_and_resumed(
     start_app: Callable[..., App], open_page, problem_file: Path, tmp_path: Path
 ) -> None:
     app = start_app(tmp_path)
-    page = open_page(app.url).page
+    watched = open_page(app.url)
+    watched.forgiven = LEAVING  # it is loaded again below
+    page = watched.page
     train(page, "here", problem_file, 5000)
     until(lambda: training(tmp_path / "here"), "a first step")
     says(page, "train-state", "here: running at step [1-9]")
