@@ -70,7 +70,7 @@ class Board:
 
     def __init__(self, written: Sequence[Written], scale: float = 1.0, words: str = "abcdefgh") -> None:
         self.written, self.scale, self.words = written, scale, words
-        self.settings, self.ranks, self.meter = EngineSettings(), ALONE, Meter()
+        self.settings, self.ranks, self.meter, self.external = EngineSettings(), ALONE, Meter(), None
 
     def entries(self) -> list[Entry]:
         return [Entry(w.judged(k), (k,), (k,)) for k, w in enumerate(self.written)]
@@ -87,7 +87,13 @@ class Board:
     def head(self, role: str, temperature: float = 1.0) -> Head:
         return Head(torch.eye(len(self.written[0].student[0]), dtype=torch.float64), temperature=temperature)
 
-    def teach(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float):
+    def teach(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+        named: None = None,
+    ):
         return Scored(self.score("teacher", prompts, completions), self.head("teacher", temperature))
 
     def token_text(self, token: int) -> str:
