@@ -435,6 +435,23 @@ def test_same_weights_and_same_context_are_exactly_zero(
 
 
 @every
+def test_a_vocabulary_cut_for_the_teacher_alone(divergence: Divergence, layout: str) -> None:
+    """Half of it, in float32: its floor is far from any logit, so nothing may be found by way of it."""
+    exact, rounded = setting(), setting(dtype=torch.float32)
+    for at in (exact, rounded):
+        assert at.teacher is not None
+        assert at.teacher.head.bias is not None
+        at.teacher.head.bias.data[V // 2 :] = -math.inf
+        at.rows.ids.clamp_(max=V // 2 - 1)
+    parts, options = [[Part(at.weight, divergence)] for at in (exact, rounded)], Options(chunk=16)
+    truth = reference_loss(exact.student, exact.teacher, exact.rows, parts[0], options)
+    ours = fused_loss(rounded.student, rounded.teacher, rounded.rows, parts[1], options)
+    assert float(ours.loss.detach()) == pytest.approx(float(truth.loss.detach()), rel=2e-4)
+    for mine, other in zip(gradients(rounded, ours.loss), gradients(exact, truth.loss), strict=True):
+        assert (mine - other).norm() <= 5e-4 * other.norm() + 1e-6
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_finite_at_extreme_logits(divergence: Divergence, dtype: torch.dtype, layout: str) -> None:
     """Logits of ten thousand, and entries cut from one or both vocabularies by a bias of -inf."""

@@ -92,8 +92,8 @@ class Chunk:
     def _compare(self) -> None:
         """Step 3. A single divergence leaves what step 4 needs, where nobody needs the logits again."""
         only = len(self.call.parts) == 1 and self.compared[0][1].centre is None
-        kept = self._spends() and only and self.gradients.wanted
-        self.asked = replace(self.asked, kept=kept)
+        kept = self._overwrites() and only and self.gradients.wanted
+        self.asked = replace(self.asked, kept=kept, spends=kept and self._spends())
         for block in self.layout.passes(measured, self.asked):
             self._count(self.layout.run(measured, self.asked, self._entries(block)), block)
         self._joined()
@@ -188,9 +188,13 @@ class Chunk:
             return recalled, self.asked
         return (compared if self.compared else shared), replace(self.asked, joined=measure, spends=self._spends())
 
-    def _spends(self) -> bool:
+    def _overwrites(self) -> bool:
         """Whether tiles may be written over: a cap's slope would be read off the logits."""
         return self.layout.keeps and self.call.student.head.softcap is None
+
+    def _spends(self) -> bool:
+        """Whether they may be before the pair has been asked for everything."""
+        return self._overwrites() and not any(divergence.reads_logps for _, divergence in self.compared)
 
     def _work(self, block: Block, scales: Tensor | None, centre: Tensor, hot: Tensor | None) -> Work:
         """From what; `scales` (K, n), None: 1."""

@@ -236,6 +236,11 @@ class EntryClipped(Divergence):
         return self.divergence
 
     @property
+    def reads_logps(self) -> bool:
+        """As what is clipped."""
+        return self.divergence.reads_logps
+
+    @property
     def source(self) -> Divergence:
         """The inner one's."""
         return self.divergence.source

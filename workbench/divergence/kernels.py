@@ -46,7 +46,7 @@ class Asked:
     kept: bool = False
     """Whether `measured` leaves p_S and p_S A - p_T B of the only divergence in place of the logits, for `recalled`."""
     spends: bool = False
-    """Whether the gradient's pass may write over the student's logits as soon as it has read them."""
+    """Whether the pass may write over the student's logits as soon as it has read them."""
 
     @property
     def clipped(self) -> tuple[EntryClipped, ...]:
@@ -87,10 +87,12 @@ def prepared(asked: Asked, entries: Entries) -> tuple[Tensor | None, ...]:
 def measured(asked: Asked, entries: Entries) -> Sums:
     """Values, and every c that is a sum."""
     pair = asked.pair(entries)
-    if asked.kept:
+    if asked.spends:
         pair.spend()
     sums, push = _measured(asked, pair)
     if asked.kept and push is not None and entries.teacher is not None:
+        if not asked.spends:
+            entries.student.copy_(pair.student)
         entries.teacher.copy_(push)
     return sums
 

@@ -78,7 +78,7 @@ class Pair:
         return cls(teacher_logp.detach().clamp(min=LOG_FLOOR), student_logp.clamp(min=LOG_FLOOR)).over(-1)
 
     def spend(self) -> None:
-        """Write p_S over the student's logits. Whatever is asked for later comes from r and the teacher's."""
+        """Write p_S over the student's logits, of which r alone is left: for who does not read log-probs."""
         assert self._student_lse is not None
         _ = self.log_ratio
         self._spent = True
@@ -131,8 +131,7 @@ class Pair:
     @View
     def student_logp(self) -> Tensor:
         """The student's log-probs, nats."""
-        if self._spent:
-            return self.teacher_logp - self.log_ratio
+        assert not self._spent, "the student's logits are written over: see Divergence.reads_logps"
         return self._student if self._student_lse is None else self._student - self._student_lse
 
     def held(self, over_student: Tensor) -> Tensor:
@@ -227,6 +226,11 @@ class Divergence(ABC):
 
         Something the value depends on (a weight, a mixture) is a constant to the gradient.
         """
+        return False
+
+    @property
+    def reads_logps(self) -> bool:
+        """True: asks a pair for the student's log-probs, which r and the teacher's cannot give back exactly."""
         return False
 
     @property

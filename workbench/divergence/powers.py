@@ -34,6 +34,11 @@ class AlphaBeta(Divergence):
             )
 
     @property
+    def reads_logps(self) -> bool:
+        """Powers are made from them."""
+        return True
+
+    @property
     def f_divergence(self) -> bool:
         """Where the powers sum to one."""
         return self.teacher_power + self.student_power == 1.0

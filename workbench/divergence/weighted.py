@@ -165,6 +165,11 @@ class ConcreteScore(Divergence):
             )
 
     @property
+    def reads_logps(self) -> bool:
+        """They are tempered."""
+        return True
+
+    @property
     def surrogate(self) -> bool:
         """The weights are constants."""
         return True
