@@ -34,7 +34,7 @@ class Double:
     says: str = " 4 + 4 = 8."  # in a chat
     cut: bool = False  # what it says in a chat was cut
     names: bool = False  # it scores tokens that are named: vLLM's V2 model runner
-    named: str = ""  # ignored, one row less, others, shifted, nan, positive, logits, huge, pickled, text
+    named: str = ""  # ignored, one row less, others, permuted, shifted, nan, positive, logits, huge, pickled, text
     keep_head: bool = False
     keep_cache: bool = False  # and say that it was reset
     refuse_reset: bool = False  # and say so
@@ -193,7 +193,8 @@ class Double:
         rows = (logits if self.named == "logits" else logits.log_softmax(-1))[p["prompt_logprob_start"] :]
         ids = torch.tensor(p["prompt_logprob_token_ids"])
         assert len(ids) == len(rows)
-        spoil = {"others": lambda x: x.flip(1), "shifted": lambda x: x.roll(1, 0) if len(x) > 1 else x + 1.0}
+        spoil = {"permuted": lambda x: torch.cat((x[:, :-1].flip(1), x[:, -1:]), 1)}
+        spoil |= {"others": lambda x: x.flip(1), "shifted": lambda x: x.roll(1, 0) if len(x) > 1 else x + 1.0}
         spoil |= {"nan": lambda x: x * torch.nan, "positive": lambda x: -x, "one row less": lambda x: x[1:]}
         matrix = spoil.get(self.named, lambda x: x)(rows.gather(1, ids)).float().numpy()
         file = io.BytesIO()

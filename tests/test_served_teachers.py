@@ -249,7 +249,19 @@ def test_entries_that_were_named_are_shown_as_no_tops_and_give_no_rank() -> None
     assert (own.tops.teacher_ids == top.indices.numpy()).all()
 
 
-NAMED_WRONGLY = ("ignored", "one row less", "others", "shifted", "nan", "positive", "logits", "huge", "pickled", "text")
+NAMED_WRONGLY = (
+    "ignored",
+    "one row less",
+    "others",
+    "permuted",
+    "shifted",
+    "nan",
+    "positive",
+    "logits",
+    "huge",
+    "pickled",
+    "text",
+)
 
 
 @pytest.mark.parametrize("how", NAMED_WRONGLY)

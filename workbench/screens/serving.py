@@ -126,8 +126,10 @@ async def _rewritten(response: Response, change: Callable[[str], str]) -> Respon
     from fastapi import Response
 
     pieces = [piece async for piece in response.body_iterator]  # type: ignore[attr-defined]
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    return Response(change(b"".join(pieces).decode("utf-8")), response.status_code, headers)
+    changed = Response(change(b"".join(pieces).decode("utf-8")), response.status_code)
+    kept = [pair for pair in response.raw_headers if pair[0].lower() != b"content-length"]
+    changed.raw_headers = [*kept, *(pair for pair in changed.raw_headers if pair[0] == b"content-length")]
+    return changed
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

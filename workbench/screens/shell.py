@@ -83,7 +83,7 @@ def start(params: dict[str, str], stage: Stage) -> tuple[Link, Opening]:
     if link.run and run is None:
         notify.warn(f"no run '{link.run}' here. The link may be of another machine. Choose one on the screen Runs.")
         link = Link(view="runs")
-    link = link if link != Link() else default_place(stage.runs())
+    link = link if link.run or link.rollout or link.view else default_place(stage.runs())
     return link, opening(link) if link.rollout else Opening()
 
 

@@ -92,7 +92,9 @@ def _named(terms: tuple[Term, ...], engine: Engine, student: Scored) -> Named | 
     support, external = on_support(terms)[1], engine.external
     if support is None or support.support == "teacher" or external is None or external.named is None:
         return None
-    return Named(likeliest(student, support.k), support.k if support.support == "union" else 0)
+    return Named(
+        likeliest(student, min(support.k, len(student.head.weight))), support.k if support.support == "union" else 0
+    )
 
 
 def _seen(

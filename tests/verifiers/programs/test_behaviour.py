@@ -294,3 +294,22 @@ def test_an_output_states_itself_however_it_is_laid_out(parts, gap):
 )  # fmt: skip
 def test_known_outputs(one, two, same):
     assert (stated_output(one) == stated_output(two)) == same
+
+
+def test_the_first_inputs_are_enough() -> None:
+    """However many there are: a program that fails on each of them costs no more runs."""
+    tests = column_of(*({"stdin": f"{n}\n", "stdout": f"{n}\n"} for n in range(40)))
+    box = Counting()
+    assert judge_program(parse_tests(tests), "import sys; sys.exit(1)", box).behaviour == ""
+    assert box.runs == 8
+    late = "n = int(input())\nprint(n if n < {} else 0)"
+    assert key_of(tests, late.format(8), PlainBox()) == key_of(tests, late.format(40), PlainBox())
+    assert key_of(tests, late.format(7), PlainBox()) != key_of(tests, late.format(40), PlainBox())
+
+
+class Counting(PlainBox):
+    runs = 0
+
+    def script(self, *asked: Any) -> Ran:
+        self.runs += 1
+        return super().script(*asked)

@@ -14,6 +14,14 @@ FLOOR = -9000.0
 """vLLM writes -9999 for a log-prob that is minus infinity or no number."""
 
 
+def entry_id(said: object) -> int:
+    """The id of a vocabulary's entry as JSON names it. Raises ValueError or TypeError for what no vocabulary holds."""
+    entry = int(said)  # type: ignore[call-overload]
+    if not 0 <= entry < 1 << 31:
+        raise ValueError("an id that is none")
+    return int(entry)
+
+
 def seed_of(key: bytes) -> int:
     """`Wanted.key` as a seed that servers take: its first 63 bits."""
     return int.from_bytes(key[:8], "big") >> 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.engine.serving.answers import ROUTE
+from workbench.engine.serving.answers import FLOOR, ROUTE, entry_id
 from workbench.engine.serving.client import Line, Replica
 from workbench.errors import ServerError
 
@@ -46,7 +46,7 @@ class Question:
             "sampling_params": {
                 "max_tokens": 1,
                 "detokenize": False,
-                "prompt_logprobs": self.beside,
+                "prompt_logprobs": max(self.beside, len(self.named[0])),  # where both speak of one, they are compared
                 "prompt_logprob_token_ids": self.rows,
                 "prompt_logprob_start": len(self.prompt) - 1,
             },
@@ -72,7 +72,7 @@ def said_of(replica: Replica, model: str, question: Question, line: Line | None 
     answer = replica.post(ROUTE, question.body(model), line)
     try:
         return question.read(answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ServerError(
             f"{replica.url}{ROUTE} answered what are no log-probs of the tokens that were named ({error}). Nothing of "
             "it is used. Does its version know prompt_logprob_token_ids, and is --logprobs-mode one of log-probs?"
@@ -109,8 +109,8 @@ def _matrix(said: object, shape: tuple[int, int]) -> list[list[float]]:
 
 def _row(token: int, asked: Sequence[int], given: Sequence[float], own: dict[str, Any], beside: int) -> Entries:
     """One token's entries. Raises ValueError where they are no log-probs, or not those of the ids that were asked."""
-    ordinary = {int(entry): float(value["logprob"]) for entry, value in own.items()}
-    if not all(-np.inf < value <= 1e-3 for value in given):  # false for NaN too
+    ordinary = {entry_id(entry): float(value["logprob"]) for entry, value in own.items()}
+    if not all(FLOOR < value <= 1e-3 for value in (*given, *ordinary.values())):  # false for NaN too
         raise ValueError("a log-prob that is none")
     found = dict(zip(asked, given, strict=True))
     for entry in ordinary.keys() & found.keys() | {token}:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from workbench.divergence import SparseTeacher
 from workbench.engine.loading import load_speaker
-from workbench.engine.serving.answers import FLOOR, seed_of
+from workbench.engine.serving.answers import FLOOR, entry_id, seed_of
 from workbench.engine.serving.client import Line, Replica, parsed
 from workbench.engine.serving.fleet import Fleet
 from workbench.engine.serving.naming import Entries, Question, names, said_of
@@ -260,11 +260,11 @@ def _scored(answer: Any, url: str, ids: Sequence[int], start: int) -> list[Entri
             raise ValueError(f"{len(said)} positions for {len(ids)} tokens")
         rows = []
         for token, row in zip(ids[start:], said[start:], strict=True):
-            entries = {int(entry): min(float(value["logprob"]), 0.0) for entry, value in row.items()}
+            entries = {entry_id(entry): min(float(value["logprob"]), 0.0) for entry, value in row.items()}
             if not all(value > FLOOR for value in entries.values()):  # false for NaN too
                 raise ValueError("a log-prob that is no number")
             rows.append((entries, entries[token]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ServerError(
             f"{url}/v1/completions answered what are no log-probs of a prompt ({type(error).__name__}: {error}). "
             "Nothing of it is used. Is it the vLLM server that answered at first?"
