@@ -54,6 +54,7 @@ def test_recipes_run_on_the_embedded_model(here: Path, recipe: str, adapter: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("level", ["bwrap", "landlock"])
 def test_gates_runs_on_programs(here: Path, level: str) -> None:
     """Sampled close to greedily, so that a model this small agrees with itself on some program."""
@@ -62,7 +63,7 @@ def test_gates_runs_on_programs(here: Path, level: str) -> None:
     except SandboxRefused as refusal:
         pytest.skip(str(refusal))
     command = [*SMALL, "--name", "a", "--recipe", "gates", "--problems", "code:difficulty=easy", "--sandbox", level]
-    more = "--limit 2 --batch 2 --group 4 --temperature 0.3 --max-new-tokens 160 --eval-problems 1 --eval-tokens 64"
+    more = "--steps 1 --limit 2 --batch 2 --group 2 --temperature 0.05 --max-new-tokens 96 --eval-problems 0"
     assert opsd.main([*command, *more.split(), "--set", "gates.0.votes=2"]) == 0
     rollouts = read_jsonl(Path("runs/a/rollouts.jsonl"))
     assert {row["level"] for row in rollouts} <= {"plain", level}
