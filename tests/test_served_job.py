@@ -215,16 +215,16 @@ class Recorded:
 def test_what_was_begun_is_taken_once_and_other_settings_are_written_anew() -> None:
     inner = Recorded()
     generator, sampling, ends = AheadGenerator(inner), Sampling(4), frozenset({3})
-    generator.begin(wanted(), sampling, ends)
+    generator.begin(wanted(), sampling, ends, 1)
     generator.sync([], 1)
     assert {s.versions for s in generator.generate(wanted(), sampling, ends)} == {(0, 0)}
     assert {s.versions for s in generator.generate(wanted(), sampling, ends)} == {(1, 1)}, "taken once"
-    generator.begin(wanted(), sampling, ends)
+    generator.begin(wanted(), sampling, ends, 1)
     assert {s.versions for s in generator.generate(wanted(), Sampling(5), ends)} == {(1, 1)}
     generator.sync([], 2)
     more = [*wanted(), *wanted(seed=9)]
     assert [s.versions[0] for s in generator.generate(more, sampling, ends)] == [1] * 4 + [2] * 4
-    generator.begin(wanted(), sampling, ends)
+    generator.begin(wanted(), sampling, ends, 1)
     generator.sync([], 3)
     generator.sync([], 4)
     with pytest.raises(TrainingError, match="More than 1 step"):

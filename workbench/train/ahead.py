@@ -33,8 +33,8 @@ def write_ahead(engine: Engine, recipe: Recipe, stopped: Callable[[], bool]) -> 
 
 def foresee(recipe: Recipe, state: State, problems: Sequence[Problem], steps: int, seed: int) -> None:
     """Begin the rollouts of the step after this one, if there is one and somebody can begin them."""
-    generator, step = state.engine.generators["student"], state.clock.step + 1
-    if not isinstance(generator, AheadGenerator) or step >= steps:
+    generator, step = _ahead(state), state.clock.step + 1
+    if generator is None or step >= steps:
         return
     now = recipe.at(Clock(step, state.clock.total), state.memory)
     n = min(recipe.batch, len(problems))
@@ -47,22 +47,26 @@ def foresee(recipe: Recipe, state: State, problems: Sequence[Problem], steps: in
 
 def remembered(state: State) -> list[dict[str, Any]]:
     """The rollouts that a checkpoint keeps: older weights began them, and a resumed run has only those of now."""
-    generator = state.engine.generators["student"]
-    return generator.remembered(state.clock.step) if isinstance(generator, AheadGenerator) else []
+    generator = _ahead(state)
+    return generator.remembered(state.clock.step) if generator else []
 
 
 def recall(state: State, records: Sequence[Mapping[str, Any]]) -> None:
     """Go on with what `remembered` gave."""
-    generator = state.engine.generators["student"]
-    if isinstance(generator, AheadGenerator):
+    if generator := _ahead(state):
         generator.recall(state.clock.step, records)
 
 
 def forget(state: State) -> None:
     """A step failed: another attempt has its rollouts written anew."""
-    generator = state.engine.generators["student"]
-    if isinstance(generator, AheadGenerator):
+    if generator := _ahead(state):
         generator.forget()
+
+
+def _ahead(state: State) -> AheadGenerator | None:
+    """Who writes ahead; None where nobody does."""
+    generator = state.engine.generators["student"]
+    return generator if isinstance(generator, AheadGenerator) else None
 
 
 class Beginner:

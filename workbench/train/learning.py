@@ -34,9 +34,7 @@ def learn(
             batches = ranks.level(micro_batches(own, budget), shortest(kept))
             signals = _pass(recipe, engine, batches, counts, course)
             found = None if signals is None else gathered(ranks, kept, signals)
-            if (
-                found and engine.served
-            ):  # in this process the same module samples and learns; a replay is old on purpose
+            if found and engine.served:  # in this process one module samples and learns; a replay is old on purpose
                 Agreement.of(recipe, found).refuse()
             return found
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:

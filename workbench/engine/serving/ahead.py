@@ -91,7 +91,7 @@ class AheadGenerator:
         """The inner one's."""
         return self.inner.gap
 
-    def begin(self, wanted: Sequence[Wanted], sampling: Sampling, ends: frozenset[int], step: int = 0) -> None:
+    def begin(self, wanted: Sequence[Wanted], sampling: Sampling, ends: frozenset[int], step: int) -> None:
         """Start to write these with the weights of now, for a step. What fails is told when they are asked for."""
         places = {w: place for place, w in enumerate(wanted)}
         samples = self._pool.submit(self.inner.generate, wanted, sampling, ends, self._cut)
