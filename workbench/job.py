@@ -288,9 +288,8 @@ class Job:
                 # The other processes are elsewhere in the step: they learn of it when this one is gone.
                 raise ServerError(f"{error} Continue: {resume_command(self.directory.path)}") from error
             saved = self.ranks.told(self._newest)
-            whole = isinstance(
-                error, (JudgingError, ServerError, UsageError)
-            )  # nothing was learnt from the step at hand
+            # Of these nothing was learnt from the step at hand: what was done before it is whole.
+            whole = isinstance(error, (JudgingError, ServerError, UsageError))
             if whole and state.clock.step > (saved.step if saved else 0):
                 recorder.save()
                 saved = self.ranks.told(self._newest)
