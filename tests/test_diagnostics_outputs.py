@@ -51,6 +51,30 @@ def test_reshaping_of_the_source():
         Reshaping(least=0.5)
 
 
+def test_reshaped_loss_takes_two_means():
+    far, near = 1.0, 0.0
+    e = np.array([far, far, near, far])
+    assert Reshaping().loss(1.0, e) == pytest.approx(-2.5, abs=EXACT)
+    assert -Reshaping().reshaped(1.0, e).mean() == pytest.approx(-1.375, abs=EXACT), "one mean is another loss"
+    assert Reshaping(selected_weight=2.0).loss(1.0, e) == pytest.approx(-4, abs=EXACT)
+    assert Reshaping().weights(e) == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3], abs=EXACT)
+    assert Reshaping().weight_of_others(e) == pytest.approx(3, abs=EXACT)
+    for kind, loss in ((far, -1.5), (near, -1.0)):
+        alone = np.full(3, kind)
+        assert math.isnan(Reshaping().weight_of_others(alone))
+        assert Reshaping().loss(1.0, alone) == pytest.approx(loss, abs=EXACT), "no mean of no token"
+    assert Reshaping().loss(1.0, np.array([])) == 0
+    # a token that is not selected keeps its advantage: r = .5 tanh(.0005 / .02) = .0125 is under the least
+    assert Reshaping().loss(1.0, np.array([0.0005])) == -1
+
+
+def test_reshaped_loss_clips_as_ppo_does():
+    near = np.zeros(1)
+    pairs = [(1.5, 1.0, -1.2), (0.5, 1.0, -0.5), (1.5, -1.0, 1.5), (0.5, -1.0, 0.8), (1.1, 1.0, -1.1)]
+    for ratio, advantage, loss in pairs:
+        assert Reshaping().loss(advantage, near, ratio) == pytest.approx(loss, abs=EXACT)
+
+
 # Leakage
 
 

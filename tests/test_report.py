@@ -259,6 +259,7 @@ def test_a_teacher_that_knows_teaches_and_one_with_another_style_does_not():
     row = next(r for r in tokenwise.hints(told).rows if "RLCSD" in r.label)
     # e is 2 at one token of four and 0 at the others; one e of .03 is selected and is no sign yet.
     assert (row.cells["selected"].value, row.cells["sign_alone"].value) == (0.25, 0.25)
+    assert row.cells["weight_of_others"].value == pytest.approx(1 / 3), "three that are left beside one that is taken"
     nearly = replace(told, wrong={"another_problem": [w + np.array([0, 0, -0.03, 0]) for w in wrong]})
     row = next(r for r in tokenwise.hints(nearly).rows if "RLCSD" in r.label)
     assert (row.cells["selected"].value, row.cells["sign_alone"].value) == (0.5, 0.25)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.errors import InputError, UsageError
 from workbench.inspector.diagnostics.classes import CLASSES, TokenClass
@@ -58,10 +59,13 @@ class Reshaping:
     strength: float = 0.5
     least: float = 0.02
     most: float = 2.0
+    selected_weight: float = 1.0
+    """Of the mean over selected tokens, beside the mean over the others."""
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if min(self.width, self.strength, self.least, self.most) <= 0 or self.least >= min(self.strength, self.most):
+        positive = (self.width, self.strength, self.least, self.most, self.selected_weight)
+        if min(positive) <= 0 or self.least >= min(self.strength, self.most):
             raise UsageError(
                 f"{self} selects nothing. Its numbers are positive and least is the smallest. Lower least."
             )
@@ -81,10 +85,37 @@ class Reshaping:
         """Smallest |e| that is selected: width * atanh(least / strength), nats."""
         return self.width * math.atanh(self.least / self.strength)
 
+    def takes(self, e: Floats) -> NDArray[np.bool_]:
+        """Which tokens are selected, [n]."""
+        return np.abs(self.signal(e)) > self.least
+
     def selected(self, e: Floats) -> float:
         """Share of tokens that are selected, 0 to 1; NaN of none."""
-        size = np.abs(self.signal(e))
-        return float((size > self.least).mean()) if size.size else math.nan
+        taken = self.takes(e)
+        return float(taken.mean()) if taken.size else math.nan
+
+    def weights(self, e: Floats) -> Floats:
+        """Each token's weight in `loss`, [n]: 1 over the number of its kind, times selected_weight if selected.
+
+        Two means, not one: a lone token that is not selected weighs as much as all selected ones together.
+        """
+        taken = self.takes(e)
+        return np.where(taken, self.selected_weight / max(taken.sum(), 1), 1 / max((~taken).sum(), 1))
+
+    def weight_of_others(self, e: Floats) -> float:
+        """What a token that is not selected weighs beside one that is; NaN where there is but one kind."""
+        taken, weights = self.takes(e), self.weights(e)
+        return float(weights[~taken][0] / weights[taken][0]) if 0 < taken.sum() < taken.size else math.nan
+
+    def loss(self, advantage: Floats | float, e: Floats, ratio: Floats | float = 1.0, clip: float = 0.2) -> float:
+        """-[mean over the others of P(A) + selected_weight * mean over the selected of P(A')], no mean of no token.
+
+        P(a) = min(ratio * a, clip(ratio, 1 - clip, 1 + clip) * a) is PPO's; `ratio` is of probabilities, new over
+        old, one or [n]. Source: arXiv:2606.11709, its published code.
+        """
+        a = np.where(self.takes(e), self.reshaped(advantage, e), advantage)
+        surrogate = np.minimum(ratio * a, np.clip(ratio, 1 - clip, 1 + clip) * a)
+        return -float((self.weights(e) * surrogate).sum())
 
     def saturated(self, e: Floats) -> float:
         """Share of tokens whose |r| is within 1 % of its bound, 0 to 1: of e only the sign is left; NaN of none."""
