@@ -136,8 +136,9 @@ def test_roll_out_and_the_keys_go_to_where_the_roles_part(live):
     EXPECT(page.locator("#live-verdict")).to_contain_text("gold")
 
 
-def test_nothing_jumps_from_the_empty_screen_to_the_selected_token(live, gate):
-    page = live()
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1200, 800), (1024, 768), (390, 844)])
+def test_nothing_jumps_from_the_empty_screen_to_the_selected_token(live, gate, width, height):
+    page = live(width, height)
     below = (
         "['live-tokens', 'live-onward'].map(id => document.getElementById(id).getBoundingClientRect().top + scrollY)"
     )

@@ -72,7 +72,7 @@ function terms(more) {
 }
 
 function alternatives(view, t, more) {
-  const list = more.alternatives || [], box = el("div");
+  const list = more.alternatives || [], box = el("div", "tv-others");
   if (!list.length) { box.append(el("p", "tv-note", "Only the numbers of the written token were recorded.")); return box; }
   const rows = list.map((a) => {
     const cell = el("span", "tv-alt");
