@@ -12,7 +12,7 @@ import torch
 from tests.conftest import build_tiny
 from tests.serving_double import Double
 from tests.test_job import command  # noqa: F401
-from workbench.divergence import ReverseKL, SparseTeacher, TopK
+from workbench.divergence import ConcreteScore, ReverseKL, SparseTeacher, TopK
 from workbench.engine.capabilities import fits, refuse_unfit
 from workbench.engine.loading import load
 from workbench.engine.serving import teacher as teacher_module
@@ -297,6 +297,12 @@ def test_what_cannot_be_named_is_refused_before_a_model_is_loaded(folder, suppor
     with pytest.raises(RecipeError, match="larger --max-logprobs"):
         refuse_unfit(looking(support, 64), knows)
     refuse_unfit(looking("teacher", 64), knows)
+    counting = replace(looking(support), terms=(Distill(ConcreteScore("uniform"), transforms=(TopK(5, support),)),))
+    if support == "student":
+        refuse_unfit(counting, knows)
+    else:
+        with pytest.raises(RecipeError, match=r"ConcreteScore\(.*counts entries even if they have no mass"):
+            refuse_unfit(counting, knows)
 
 
 @pytest.mark.parametrize("term", ["TopK(5, support='student')", "TopK(5, support='union', rest='renormalised')"])

@@ -16,6 +16,8 @@ from typing import Protocol, get_args
 
 import torch
 
+from workbench.divergence.pair import Divergence
+from workbench.divergence.sparse import counts
 from workbench.errors import RecipeError, UsageError
 from workbench.parts.refresh import EXTERNAL, FROZEN
 from workbench.parts.terms import Term, on_support
@@ -120,7 +122,8 @@ def fits(recipe: Recipe, teacher: Gives) -> bool:
     """Whether the teacher is enough for the recipe and of use to it."""
     asked = needed(recipe)
     onward = teacher.recorded and not teacher.anew and recipe.needs_teacher and "student" in recipe.rollouts.authors
-    return bool(asked) and asked.keys() <= teacher.capabilities and not onward and not _misses(recipe, teacher)
+    enough = asked.keys() <= teacher.capabilities and not _misses(recipe, teacher) and not _counting(recipe, teacher)
+    return bool(asked) and enough and not onward
 
 
 def _misses(recipe: Recipe, teacher: Gives) -> bool:
@@ -129,6 +132,15 @@ def _misses(recipe: Recipe, teacher: Gives) -> bool:
         return False
     few = {"teacher": (teacher.entries,), "student": (teacher.named,), "union": (teacher.entries, teacher.named)}
     return any(known is not None and known < support.k for known in few[support.support])
+
+
+def _counting(recipe: Recipe, teacher: Gives) -> list[Divergence]:
+    """What counts entries without mass, where both roles name theirs: those named twice leave some without."""
+    terms, support = on_support(recipe.terms)
+    if support is None or support.support != "union" or teacher.named is None:
+        return []
+    compared = [term.part(torch.ones(1)).divergence for term in terms]
+    return [divergence for divergence in compared if divergence is not None and counts(divergence)]
 
 
 def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
@@ -157,6 +169,12 @@ def refuse_unfit(recipe: Recipe, teacher: Gives) -> None:
             f"recipe {recipe.name} compares {on_support(recipe.terms)[1]}. {teacher.kind} knows {teacher.entries} "
             f"entries a token{f', and {teacher.named} that are named' if teacher.named else ''}. Cache at least as "
             "many, start a server with a larger --max-logprobs, or change the term's TopK with --set."
+        )
+    if counting := _counting(recipe, teacher):
+        raise RecipeError(
+            f"recipe {recipe.name} compares {counting[0]} on the likeliest entries of both roles. Where both name the "
+            f"same they are fewer, and it counts entries even if they have no mass; {teacher.kind} gives no others. "
+            'Take another divergence, or TopK(support="teacher") or "student", with --set.'
         )
     if not fits(recipe, teacher):
         raise RecipeError(
