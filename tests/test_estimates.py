@@ -58,6 +58,7 @@ def test_an_adapter_trains_little_and_stages_are_named(tiny_folder: Path) -> Non
     trained = sum(p.nbytes for p in engine.parameters().values())
     assert found.memory["learning"]["gradients"] == trained
     assert "teacher" not in found.memory["learning"], "the base with the adapter off"
+    assert found.disk["final/"] == trained, "the base stays where it was"
     assert [steps for steps, _ in found.stages] == [2, 3]
     assert [("rollout" in seconds) for _, seconds in found.stages] == [False, True]
     assert "2 of them; then about" in found.lines()[-1]

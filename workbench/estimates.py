@@ -173,13 +173,14 @@ def _activation_bytes(config: Any, settings: Any) -> int:
 
 
 def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
-    """Checkpoints: weights and two moments each, and one more while it is written; then final/."""
+    """Checkpoints: weights and two moments each, and one more while it is written; then final/: a model or adapter."""
     trained = _whole_bytes(engine.parameters().values())
     moving = any(method.refresh.every > 0 and method.refresh.rate < 1 for method in planned.recipe.methods)
-    whole = _whole_bytes(base_model(engine.student).parameters())
+    apart = engine.adapter is not None and not engine.loaded.merged
+    final = trained if apart else _whole_bytes(base_model(engine.student).parameters())
     a_checkpoint = 3 * trained + (_whole_bytes(_teacher_weights(engine)) if moving else 0)
     saved = max(keep, 2) if planned.steps else 0
-    return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": whole}
+    return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": final}
 
 
 def _sent_bytes(engine: Engine) -> Parts:
