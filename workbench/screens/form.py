@@ -61,14 +61,15 @@ def component(name: str, choices: dict[str, list[str]]) -> Any:
         "min_width": 200,
     }
     kinds = _literal(HINTS[name])
+    offered = [("not given", "")] if default is None and name != "model" else []
     if HINTS[name] is bool:
         return gr.Checkbox(bool(default), **settings)
     if kinds:
-        offered = [("not given", "")] if default is None else []
         return gr.Dropdown([*offered, *((k, k) for k in kinds)], value=default or "", filterable=False, **settings)
     if name in choices:
-        first = choices[name][0] if name == "model" else default or None
-        return gr.Dropdown(choices[name], value=first, allow_custom_value=True, **settings)
+        named = [*offered, *((choice, choice) for choice in choices[name])]
+        first = choices[name][0] if name == "model" else default or ""
+        return gr.Dropdown(named, value=first, allow_custom_value=True, **settings)
     if name in LONG:
         return gr.Textbox("", lines=2, max_lines=6, placeholder="one a line", **settings)
     shown = "" if default is None else str(default)
