@@ -406,6 +406,14 @@ def test_events_are_private_and_long_work_has_one_place(demo) -> None:
     assert demo.max_size if hasattr(demo, "max_size") else demo._queue.max_size == 16
 
 
+def test_an_app_at_rest_looks_at_its_queue_seldom(demo) -> None:
+    import gradio as gr
+
+    with gr.Blocks() as theirs:
+        pass
+    assert theirs.queue()._queue.sleep_when_free < demo._queue.sleep_when_free <= 0.02, "gradio's name for it"
+
+
 def test_the_first_paint_needs_no_run(demo) -> None:
     assert demo.title == "OPSD workbench"
     assert demo.get_config_file()["title"] == "OPSD workbench"
