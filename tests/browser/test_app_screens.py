@@ -285,6 +285,16 @@ def test_hostile_runs_and_rollouts_are_text(open_page, hostile_app: App) -> None
     unharmed(page)
 
 
+def test_of_two_rows_chosen_at_once_the_second_is_shown(open_page, hostile_app: App) -> None:
+    """Gradio drops an event that comes while the last is under way, unless it is told not to."""
+    page = open_page(at(hostile_app.url, "runs")).page
+    page.wait_for_selector("#runs-curves svg[role=img]")
+    cells = [page.locator(f"#runs-table [data-testid='cell-{row}-0']").bounding_box() for row in (1, 2, 3)]
+    for box in cells:
+        page.mouse.click(box["x"] + 4, box["y"] + 4)
+    says(page, "runs-standing", " 1: failed at step 1\\n")
+
+
 def test_hostile_fields_and_problems_are_text(open_page, hostile_app: App, tmp_path: Path) -> None:
     page = open_page(at(hostile_app.url, "train")).page
     fill(page, "train-name", PAYLOADS[0])

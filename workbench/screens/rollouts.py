@@ -11,7 +11,7 @@ import gradio as gr
 from workbench.screens import notify, reading
 from workbench.screens.links import Link, RolloutKey
 from workbench.screens.plots import Bar, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, PLACED, TOLD, Shown, changed
+from workbench.screens.polling import CHOSEN, EVERY, LIVELY, PLACED, TOLD, Shown, changed
 from workbench.screens.rollout_index import Entry, Filters, RolloutIndex, index
 from workbench.screens.stage import Stage, opening
 from workbench.text import printable
@@ -146,7 +146,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         return link, opening(link), gr.Tabs(selected="live")
 
     inputs = [stage.place, bar, page, *controls.all()]
-    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **PLACED)
+    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **PLACED, **CHOSEN)
 
 
 def asked(values: Sequence[Any]) -> Filters:

@@ -12,7 +12,7 @@ from workbench.screens.component import machine_text
 from workbench.screens.curves import FIGURES, curves
 from workbench.screens.links import Link
 from workbench.screens.plots import Line, Panel, Plots, drawn
-from workbench.screens.polling import EVERY, LIVELY, PLACED, TOLD, Shown, changed
+from workbench.screens.polling import CHOSEN, EVERY, LIVELY, PLACED, TOLD, Shown, changed
 from workbench.screens.stage import Stage
 from workbench.text import printable
 from workbench.train.reporting import RunView
@@ -69,7 +69,7 @@ def build(stage: Stage) -> None:
         run = clicked(stage.runs(), event.row_value)
         return (replace(place, run=run.name, rollout="", tok=None), [run.name]) if run else (place, [])
 
-    parts.table.select(click, stage.place, [stage.place, picked], **PLACED)
+    parts.table.select(click, stage.place, [stage.place, picked], **PLACED, **CHOSEN)
     parts.picker.input(lambda names: names[:MOST], parts.picker, picked, **TOLD)
 
     def to_rollouts(place: Link) -> tuple[Link, Any]:
