@@ -120,7 +120,7 @@ def test_two_processes_are_one_for_every_kind_of_recipe(tmp_path: Path) -> None:
     found = computed(tmp_path)
     for strategy, results in found.items():
         for name, there in results.items():
-            if name == "held":
+            if name in ("held", "left on the host"):  # what a process holds depends on how many there are
                 continue
             here = shared_out.cases(ALONE, str(tmp_path / "tiny"), tmp_path)[name]()
             # The factors of an adapter are kept in float32, and AdamW divides what is nearly 0 by what is nearly 0.
