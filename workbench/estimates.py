@@ -13,6 +13,7 @@ import torch
 from verifiers import Verdict
 from workbench.divergence.layouts import CPU_CHUNK, GPU_TILE_BYTES
 from workbench.engine.engine import Engine
+from workbench.engine.export import stays_apart
 from workbench.engine.heads import base_model
 from workbench.engine.machine import Machine, measured
 from workbench.engine.meter import Shape
@@ -176,8 +177,7 @@ def _disk(engine: Engine, planned: Plan, keep: int) -> Parts:
     """Checkpoints: weights and two moments each, and one more while it is written; then final/: a model or adapter."""
     trained = _whole_bytes(engine.parameters().values())
     moving = any(method.refresh.every > 0 and method.refresh.rate < 1 for method in planned.recipe.methods)
-    apart = engine.adapter is not None and not engine.loaded.merged
-    final = trained if apart else _whole_bytes(base_model(engine.student).parameters())
+    final = trained if stays_apart(engine) else _whole_bytes(base_model(engine.student).parameters())
     a_checkpoint = 3 * trained + (_whole_bytes(_teacher_weights(engine)) if moving else 0)
     saved = max(keep, 2) if planned.steps else 0
     return {"checkpoints": saved * a_checkpoint, "one being written": a_checkpoint, "final/": final}

@@ -29,8 +29,7 @@ def export(engine: Engine, folder: Path, card: str, *, merge: bool = False) -> P
     with the adapter in its weights. Files get mode 0644, which safetensors does not give. Raises InputError when the
     folder read back gives other logits, or an adapter cannot be merged into weights that are held in few bits.
     """
-    # On a base that is an adapter merged in memory, an adapter would name a base that no folder holds.
-    apart = engine.adapter is not None and not engine.loaded.merged and not merge
+    apart = stays_apart(engine) and not merge
     target = folder / "adapter" if apart else folder
     model = engine.student
     if engine.adapter is not None and not apart:
@@ -51,6 +50,11 @@ def export(engine: Engine, folder: Path, card: str, *, merge: bool = False) -> P
             os.chmod(path, 0o644)
     _read_back(engine, target)
     return target
+
+
+def stays_apart(engine: Engine) -> bool:
+    """Whether `final/` is an adapter alone. On a base merged in memory it would name a base that no folder holds."""
+    return engine.adapter is not None and not engine.loaded.merged
 
 
 def _template_everywhere(target: Path) -> None:

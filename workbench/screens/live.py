@@ -246,7 +246,7 @@ def _connect_work(fields: Fields, screen: Screen) -> None:
     stopping = fields.stop.click(halted, None, screen.clock, cancels=events, **LIVELY)
     stopping.then(halt, screen.seat, [*screen.views, *buttons], **TOLD)
     screen.clock.tick(still_waiting, None, screen.status, **LIVELY)
-    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **TOLD, **CHOSEN)
+    screen.list.act(picked, screen.seat, [screen.seat, *screen.views], **CHOSEN)
     saving.connect(screen.exports, screen.seat, lambda seat: found("", seat.current), TOLD)
     root = Context.root_block
     assert isinstance(root, gr.Blocks), "a screen is laid out inside the app"
@@ -272,7 +272,7 @@ def _connect_records(fields: Fields, screen: Screen, stage: Stage) -> None:
 
     outputs = [screen.seat, *screen.views, screen.ways, *fields.all]
     stage.opened.change(opened, [stage.opened, screen.seat], outputs, **TOLD)
-    screen.tokens.token(moved, stage.place, stage.place, **PLACED, **CHOSEN)
+    screen.tokens.token(moved, stage.place, stage.place, **CHOSEN)
     screen.seat.change(placed, [screen.seat, stage.place], stage.place, **PLACED)
     fields.go.click(lambda: gr.Column(visible=False), None, screen.ways, **LIVELY)
 

@@ -17,9 +17,9 @@ sets off no `change` of a `gr.State`."""
 PLACED: dict[str, Any] = TOLD | {"concurrency_id": "place", "concurrency_limit": 1}
 """For events that write where a page is: one after the other, since a state is read when an event begins and written
 when it ends. A tab chosen while the page's first answer is on its way would be forgotten."""
-CHOSEN: dict[str, Any] = {"trigger_mode": "multiple"}
-"""For events that say which row or token it was. By default gradio drops one that comes while the last is under way,
-and one that it defers has the data of the first: a second row, chosen at once, would stay unchosen."""
+CHOSEN: dict[str, Any] = PLACED | {"trigger_mode": "multiple"}
+"""For events that say which row or token it was: all of them, one after the other. By default gradio drops one that
+comes while the last is under way, and one that it defers has the data of the first."""
 
 Shown = Mapping[str, int]
 """What a page shows, by component, as a hash: kept in a `gr.State`."""

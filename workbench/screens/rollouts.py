@@ -146,7 +146,7 @@ def _wire(stage: Stage, controls: Controls, parts: tuple[Any, ...], pages: tuple
         return link, opening(link), gr.Tabs(selected="live")
 
     inputs = [stage.place, bar, page, *controls.all()]
-    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **PLACED, **CHOSEN)
+    table.select(click, inputs, [stage.place, stage.opened, stage.tabs], **CHOSEN)
 
 
 def asked(values: Sequence[Any]) -> Filters:

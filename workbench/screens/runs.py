@@ -69,7 +69,7 @@ def build(stage: Stage) -> None:
         run = clicked(stage.runs(), event.row_value)
         return (replace(place, run=run.name, rollout="", tok=None), [run.name]) if run else (place, [])
 
-    parts.table.select(click, stage.place, [stage.place, picked], **PLACED, **CHOSEN)
+    parts.table.select(click, stage.place, [stage.place, picked], **CHOSEN)
     parts.picker.input(lambda names: names[:MOST], parts.picker, picked, **TOLD)
 
     def to_rollouts(place: Link) -> tuple[Link, Any]:

@@ -288,19 +288,19 @@ def hints(e: Evidence) -> Section:
         tuple(missing) if e.wrong else ("no wrong hint could be built",),
         "own_hint is the mean of |log p_T(own) - log p_S|, beyond_wrong the mean of |e|, e = log p_T(own) - log "
         "of the mean probability under the wrong hints. |e| is never 0: read the signed row. Where the wrapper of a "
-        "wrong hint differs from the right one's, the wrapper is part of the contrast. "
-        "Where sign_alone is near selected, RLCSD's reward at tau = .02 is a sign. weight_of_others: of one it leaves.",
+        "wrong hint differs from the right one's, the wrapper is part of the contrast. Where sign_alone "
+        "nears selected, RLCSD's reward at tau = .02 is a sign; weight_of_others is that of a token it leaves, over one it takes.",
     )
 
 
 def _reshaped(hint: str, records: Sequence[TokenRecord], wrong: Sequence[Floats]) -> Row:
     """How much of the signal RLCSD's published settings would take, and how much of it as a sign alone."""
     signals = [contrast(r.teacher_logp, w)[r.counted] for r, w in zip(records, wrong, strict=True)]
-    takes = Reshaping()
+    takes, cells = Reshaping(), {}
     asked = {"selected": takes.selected, "sign_alone": takes.saturated, "weight_of_others": takes.weight_of_others}
-    found = {name: [measure(e) for e in signals] for name, measure in asked.items()}
-    known = {name: [None if np.isnan(x) else x for x in values] for name, values in found.items()}
-    cells = {name: bootstrap_mean(by_problem(records, values)) for name, values in known.items()}
+    for name, measure in asked.items():
+        found = [None if np.isnan(x) else x for x in map(measure, signals)]
+        cells[name] = bootstrap_mean(by_problem(records, found))
     return Row(f"tokens that RLCSD as published reshapes, {hint}", cells)
 
 
