@@ -288,8 +288,8 @@ def hints(e: Evidence) -> Section:
         tuple(missing) if e.wrong else ("no wrong hint could be built",),
         "own_hint is the mean of |log p_T(own) - log p_S|, beyond_wrong the mean of |e|, e = log p_T(own) - log "
         "of the mean probability under the wrong hints. |e| is never 0: read the signed row. Where the wrapper of a "
-        "wrong hint differs from the right one's, the wrapper is part of the contrast. Where sign_alone "
-        "nears selected, RLCSD's reward at tau = .02 is a sign; weight_of_others is that of a token it leaves, over one it takes.",
+        "wrong hint differs from the right one's, the wrapper is part of the contrast. Where sign_alone nears "
+        "selected, RLCSD's reward at tau = .02 is a sign; weight_of_others: of a token it leaves, over one it takes.",
     )
 
 
